@@ -1,0 +1,1 @@
+"""How belief is updated: fitting, sampling, evidence, structure selection, diagnostics."""

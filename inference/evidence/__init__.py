@@ -1,0 +1,1 @@
+"""Log evidence with error bars: one estimator per file."""

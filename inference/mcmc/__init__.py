@@ -1,0 +1,1 @@
+"""Markov chain kernels: pure batched steps and one adapter to Pyro."""

@@ -1,0 +1,1 @@
+"""Posterior over the structures of a family."""

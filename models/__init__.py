@@ -1,0 +1,1 @@
+"""What is believed: generative models, and families of models, as Pyro programs."""

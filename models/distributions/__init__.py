@@ -1,0 +1,1 @@
+"""Distributions on structures and their relaxations, as Pyro distributions."""

@@ -1,0 +1,1 @@
+"""Families of models: a graph whose edges carry alternative operations."""

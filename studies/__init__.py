@@ -1,0 +1,1 @@
+"""Questions put to data: a plain public module in this folder is a study."""
