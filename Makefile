@@ -1,0 +1,36 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned versions.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+READY := $(VENV)/.ready
+TYPED := build/typed
+
+.PHONY: demo test check bench docs clean
+
+demo: $(READY)
+	$(BIN)/evidentia run diabetes
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf $(TYPED) && $(PIP) --no-deps --no-build-isolation --target $(TYPED) .
+	MYPYPATH=$(TYPED) $(BIN)/mypy -p evidentia
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	$(BIN)/pytest -m docs
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[dev,scale]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Golden numbers of the project: exact or published values, each with where it comes from."""
