@@ -24,7 +24,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 docs: $(READY)
-	$(BIN)/pytest -m docs
+	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -32,5 +32,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[dev,scale]'
+	$(PIP) --editable '.[dev,docs,scale]'
 	touch $@

@@ -1,0 +1,46 @@
+"""The documentation names only what exists, and every tutorial runs."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+SYMBOL = re.compile(r"`(evidentia(?:\.\w+)+)`")
+FILE = re.compile(r"`((?:models|inference|studies|tests|benchmarks|docs)/[\w./-]+\.\w+)`")
+
+
+def resolve(dotted: str) -> object:
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            value: object = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            value = getattr(value, name)
+        return value
+    raise ModuleNotFoundError(dotted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_in_the_documentation_resolves(page):
+    text = page.read_text()
+    for dotted in SYMBOL.findall(text):
+        resolve(dotted)
+    for path in FILE.findall(text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.docs
+@pytest.mark.timeout(600)
+def test_pages_build_and_tutorials_run(tmp_path):
+    pytest.importorskip("sphinx", reason="install the extra: pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
