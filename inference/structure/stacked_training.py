@@ -1,0 +1,279 @@
+"""Train many guides in one vectorised loop: fused Adam, clipping and stopping per structure."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evidentia.inference.structure.stacked_guide import StackedGuide, deal
+from evidentia.inference.structure.stacked_target import Target, log_weight, variance_update
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class Schedule(NamedTuple):
+    """How long and how fast to train.
+
+    Attributes:
+        num_steps: most steps.
+        num_particles: draws per step.
+        learning_rate: of Adam, at the first step.
+        decay: the learning rate falls geometrically to this factor of itself at the last step.
+        gradient_clip: largest norm of one structure's gradient.
+        tolerance: a structure stops when the mean ELBO of a window moved by less than this, in nats.
+        window: steps in a window; the losses are recorded as window means.
+        chunk_size: structures evaluated together.
+        power: the power β of the likelihood.
+        shape, rate: inverse-gamma hyperprior of the prior variances, ``None`` to keep them.
+        variance_bounds: the compact set the prior variances are kept in.
+    """
+
+    num_steps: int
+    num_particles: int = 2
+    learning_rate: float = 0.05
+    decay: float = 0.02
+    gradient_clip: float = 1e3
+    tolerance: float | None = None
+    window: int = 50
+    chunk_size: int = 512
+    power: float = 1.0
+    shape: float | None = None
+    rate: float = 0.0
+    variance_bounds: tuple[float, float] = (1e-8, 1e8)
+
+
+class State(NamedTuple):
+    """All that training needs to go on, one row per structure, and the state of the random numbers.
+
+    Attributes:
+        step: steps done.
+        theta, first, second: parameters and Adam's two moments, ``(S, F)``.
+        count: updates made, ``(S,)``. Steps with a gradient that is not finite are skipped, structure by structure.
+        running: structures still trained, ``(S,)`` boolean.
+        variance: prior variances, ``(S, W)``.
+        total: sum of the losses in the current window, ``(S,)``.
+        losses: mean loss (negative ELBO) of each window so far, ``(R, S)``; the last value is kept after a stop.
+        generator: state of the random generator.
+    """
+
+    step: Tensor
+    theta: Tensor
+    first: Tensor
+    second: Tensor
+    count: Tensor
+    running: Tensor
+    variance: Tensor
+    total: Tensor
+    losses: Tensor
+    generator: Tensor
+
+
+class Progress(NamedTuple):
+    """What a callback sees after each step: ``state()`` copies everything needed to resume, as a flat dict."""
+
+    step: int
+    num_steps: int
+    losses: Tensor
+    running: int
+    state: Callable[[], dict[str, Tensor]]
+
+
+def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Split row numbers into pieces of at most ``size``."""
+    yield from rows.split(size)
+
+
+def init(theta: Tensor, variance: Tensor, seed: int) -> State:
+    """The state before the first step.
+
+    Args:
+        theta: initial parameters, ``(S, F)``.
+        variance: prior variances, ``(S, W)``.
+        seed: of the random numbers.
+    """
+    rows = theta.shape[0]
+    return State(
+        step=torch.tensor(0),
+        theta=theta,
+        first=torch.zeros_like(theta),
+        second=torch.zeros_like(theta),
+        count=torch.zeros(rows, dtype=torch.long, device=theta.device),
+        running=torch.ones(rows, dtype=torch.bool, device=theta.device),
+        variance=variance,
+        total=theta.new_zeros(rows),
+        losses=theta.new_zeros(0, rows),
+        generator=torch.Generator().manual_seed(seed).get_state(),
+    )
+
+
+def clip(gradient: Tensor, largest: float) -> Tensor:
+    """Scale each row down to at most the given norm; never across rows.
+
+    Example:
+        >>> clip(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 1.0)
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+    """
+    norm = gradient.norm(dim=-1, keepdim=True)
+    return gradient * (largest / norm.clamp(min=largest))
+
+
+def step(
+    target: Target, guide: StackedGuide, schedule: Schedule, state: State, generator: torch.Generator
+) -> State:
+    """One ascent step of the ELBO for every running structure.
+
+    Args:
+        target: the structures.
+        guide: the Gaussian family.
+        schedule: lengths and rates.
+        state: where training stands; its tensors are not changed.
+        generator: random numbers; advanced by the same amount whatever the number of structures.
+
+    Returns:
+        The next state (its ``generator`` field is refreshed only by :func:`train`).
+    """
+    dim = target.active.shape[-1]
+    device, dtype = state.theta.device, state.theta.dtype
+    raw = torch.randn(schedule.num_particles, dim, generator=generator, dtype=dtype).to(device)
+    rate = schedule.learning_rate * schedule.decay ** (int(state.step) / schedule.num_steps)
+    every = bool(state.running.all())
+    rows = torch.arange(len(state.running), device=device) if every else state.running.nonzero().squeeze(-1)
+    parts = [
+        _gradient(target, guide, schedule, state.theta[piece], raw, state.variance[piece], piece)
+        for piece in chunks(rows, schedule.chunk_size)
+    ]
+    loss, gradient = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    old = (state.theta, state.first, state.second, state.count, state.variance)
+    new = _adam(
+        target, guide, schedule, gradient, rate, rows, *(part if every else part[rows] for part in old)
+    )
+    fields = new if every else tuple(o.index_copy(0, rows, n) for o, n in zip(old, new, strict=True))
+    theta, first, second, count, variance = fields
+    total = state.total + loss if every else state.total.index_add(0, rows, loss)
+    state = State(
+        state.step + 1,
+        theta,
+        first,
+        second,
+        count,
+        state.running,
+        variance,
+        total,
+        state.losses,
+        state.generator,
+    )
+    return _close_window(schedule, state) if int(state.step) % schedule.window == 0 else state
+
+
+def train(
+    target: Target,
+    guide: StackedGuide,
+    schedule: Schedule,
+    state: State,
+    callback: Callable[[Progress], bool | None] | None = None,
+) -> tuple[State, str]:
+    """Run steps until the last one, until every structure has stopped, or until the callback returns true.
+
+    Returns:
+        The state and why training ended: ``"num_steps"``, ``"tolerance"`` or ``"callback"``.
+    """
+    generator = torch.Generator()
+    generator.set_state(state.generator)
+    while int(state.step) < schedule.num_steps:
+        if not bool(state.running.any()):
+            return state, "tolerance"
+        state = step(target, guide, schedule, state, generator)
+        if callback is not None:
+            current = state._replace(generator=generator.get_state())
+            progress = Progress(
+                int(state.step),
+                schedule.num_steps,
+                state.losses,
+                int(state.running.sum()),
+                lambda s=current: as_dict(s),
+            )
+            if callback(progress):
+                return current, "callback"
+    return state._replace(generator=generator.get_state()), "num_steps"
+
+
+def as_dict(state: State) -> dict[str, Tensor]:
+    """A copy of the state as a flat dict of tensors, ready for safetensors."""
+    return {name: value.clone() for name, value in state._asdict().items()}
+
+
+def from_dict(tensors: dict[str, Tensor]) -> State:
+    """The state written by :func:`as_dict`.
+
+    Raises:
+        ValueError: an entry is missing or unknown.
+    """
+    if set(tensors) != set(State._fields):
+        wrong = sorted(set(tensors) ^ set(State._fields))
+        raise ValueError(f"state: expected the entries {list(State._fields)}; missing or unknown: {wrong}.")
+    return State(**{name: value.clone() for name, value in tensors.items()})
+
+
+def _gradient(
+    target: Target,
+    guide: StackedGuide,
+    schedule: Schedule,
+    theta: Tensor,
+    raw: Tensor,
+    variance: Tensor,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor]:
+    theta = theta.detach().requires_grad_()
+    noise = deal(raw, target.active[rows])
+    weights = log_weight(target, guide, theta, noise, variance, rows, schedule.power)
+    loss = -weights.mean(0)
+    # The sum only collects the rows: no row's loss depends on another row's parameters.
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    return loss.detach(), gradient
+
+
+def _adam(
+    target: Target,
+    guide: StackedGuide,
+    schedule: Schedule,
+    gradient: Tensor,
+    rate: float,
+    rows: Tensor,
+    theta: Tensor,
+    first: Tensor,
+    second: Tensor,
+    count: Tensor,
+    variance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    usable = gradient.isfinite().all(-1)
+    keep = usable.unsqueeze(-1)
+    gradient = clip(torch.where(keep, gradient, 0.0), schedule.gradient_clip)
+    count = count + usable
+    first = torch.where(keep, BETA1 * first + (1 - BETA1) * gradient, first)
+    second = torch.where(keep, BETA2 * second + (1 - BETA2) * gradient.square(), second)
+    times = count.clamp(min=1).to(theta.dtype).unsqueeze(-1)
+    scale = (1 - BETA2**times).sqrt() / (1 - BETA1**times)
+    theta = torch.where(keep, theta - rate * scale * first / (second.sqrt() + EPSILON), theta)
+    if schedule.shape is not None:
+        used = theta[..., :-1] if target.learn_noise else theta
+        loc, sd = guide.moments(used, target.active[rows])
+        width = target.num_weights
+        proposal = variance_update(loc[..., :width], sd[..., :width], schedule.shape, schedule.rate)
+        proposal = proposal.clamp(*schedule.variance_bounds)
+        variance = torch.where(keep & target.active[rows, :width], proposal, variance)
+    return theta, first, second, count, variance
+
+
+def _close_window(schedule: Schedule, state: State) -> State:
+    mean = state.total / schedule.window
+    if len(state.losses):
+        mean = torch.where(state.running, mean, state.losses[-1])
+    running = state.running
+    if schedule.tolerance is not None and len(state.losses):
+        change = (mean - state.losses[-1]).abs()
+        # A structure whose loss is not finite never converges; it must not keep all the others running.
+        running = running & (change >= schedule.tolerance) & mean.isfinite()
+    losses = torch.cat([state.losses, mean.unsqueeze(0)])
+    return state._replace(running=running, total=torch.zeros_like(mean), losses=losses)
