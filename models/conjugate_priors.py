@@ -1,0 +1,305 @@
+"""Conjugate priors on the weights and the noise of a linear model, each with its evidence per structure.
+
+With A the prior-plus-data precision of the active weights relative to the noise variance, every evidence here is
+`log p(y|S) = −½[log det A_SS − log det Λ_SS] + ℓ(SS_S)`, where Λ is the prior precision, SS = y'y − b'A⁻¹b, and ℓ integrates the
+noise out. An improper factor (flat intercept, p(σ²) = 1/σ²) is given the constant 1, the same for every structure and prior.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class NoiseLaw(NamedTuple):
+    """Noise variance: known (`scale`) or inverse-gamma(`shape`, `rate`); shape = rate = 0 means p(σ²) = 1/σ²."""
+
+    scale: float | None = None
+    shape: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def proper(self) -> bool:
+        """Whether the law integrates to one."""
+        return self.scale is not None or self.shape > 0
+
+    def log_marginal(self, residual: Tensor, degrees: float) -> Tensor:
+        """log ∫ (2πσ²)^(−m/2) exp(−residual/2σ²) p(σ²) dσ², in nats; m is `degrees`."""
+        if self.scale is not None:
+            return -0.5 * degrees * (_LOG_2PI + 2 * math.log(self.scale)) - residual / (2 * self.scale**2)
+        shape = self.shape + degrees / 2
+        if shape <= 0:
+            raise ValueError(
+                f"{degrees:g} degrees of freedom cannot identify an improper noise variance; "
+                "give more rows or a proper prior, e.g. noise_shape=0.5, noise_rate=0.5"
+            )
+        constant = math.lgamma(shape) - 0.5 * degrees * _LOG_2PI
+        if self.shape > 0:
+            constant += self.shape * math.log(self.rate) - math.lgamma(self.shape)
+        return constant - shape * (self.rate + residual / 2).log()
+
+
+class ConjugatePrior(ABC):
+    """What a conjugate prior must say: how it scales columns, what it adds to the precision, how it sees the noise."""
+
+    intercept: bool
+
+    @property
+    @abstractmethod
+    def noise(self) -> NoiseLaw:
+        """The law of the noise variance."""
+
+    @abstractmethod
+    def resolve(self, rows: int) -> ConjugatePrior:
+        """The prior with everything that depends on the number of rows filled in."""
+
+    @abstractmethod
+    def column_scale(self, columns: int) -> Tensor:
+        """D (columns,): the weights are w = D v with v measured in noise units."""
+
+    @property
+    @abstractmethod
+    def ridge(self) -> float:
+        """Prior precision of v relative to the noise, as far as it is structure-independent (0 or 1)."""
+
+    @property
+    @abstractmethod
+    def shrinkage(self) -> float:
+        """c in E[v|y] = c A⁻¹Db: 1, or g/(1+g)."""
+
+    @abstractmethod
+    def penalty(self, block: Blocks) -> Tensor:
+        """½[log det A_SS − log det Λ_SS] from the blocks of `matrix`."""
+
+    def matrix(self, data: Statistics) -> Tensor:
+        """The augmented matrix (P+1, P+1) whose blocks give the evidence of all rows."""
+        scale = self.column_scale(data.moment.shape[0])
+        gram = scale[:, None] * data.gram * scale + self.ridge * torch.eye(len(scale), dtype=scale.dtype)
+        return augment(gram, scale * data.moment, data.energy)
+
+    def log_evidence(self, data: Statistics, block: Blocks) -> Tensor:
+        """log p(y|S) in nats, for the blocks of `matrix(data)`."""
+        fitted = self.shrinkage * (data.energy - block.residual)
+        return self._total(self.penalty(block), data.energy - fitted, data)
+
+    def log_evidence_part(self, part: Statistics, data: Statistics, gates: Tensor) -> Tensor:
+        """log evidence of `part` (some of the rows, or a tempered likelihood) under the prior of `data`."""
+        block = blocks(self.matrix(part), gates)
+        return self._total(self.penalty(block), block.residual, part)
+
+    def _total(self, penalty: Tensor, residual: Tensor, data: Statistics) -> Tensor:
+        flat = 0.5 * math.log(data.rows) if data.intercept else 0.0
+        return self.noise.log_marginal(residual, data.degrees) - penalty - flat
+
+
+@final
+@dataclass(frozen=True)
+class GPrior(ConjugatePrior):
+    """Zellner's g-prior: w_S | σ² ~ N(0, g σ² (X_S'X_S)⁻¹), noise variance σ² ~ InvGamma(noise_shape, noise_rate).
+
+    `log p(y|S) = −(k/2) log(1+g) − (shape + m/2) log(rate + SS/2) + const`, `SS = y'y − g/(1+g) y'P_S y`,
+    m = n − 1 with a flat intercept (X and y are then centred), else n. The constant is the same for every
+    structure, the empty one included:
+    `−(m/2) log 2π + lnΓ(shape + m/2) [+ shape log rate − lnΓ(shape)] [− ½ log n with an intercept]`.
+    Liang et al. (2008): the default, shape = rate = 0. Hoff (2009): noise_shape=1/2, noise_rate=σ0²/2, intercept=False.
+
+    Args:
+        g: None means the number of rows (unit information).
+        noise_shape, noise_rate: both 0 (p(σ²) = 1/σ²) or both positive.
+        intercept: integrate a flat intercept out.
+
+    Raises:
+        ValueError: g not positive, or only one of shape and rate is zero.
+
+    References:
+        Liang, Paulo, Molina, Clyde and Berger, 2008. Mixtures of g priors for Bayesian variable selection.
+        Hoff, 2009. A first course in Bayesian statistical methods, chapter 9.
+
+    Example:
+        >>> GPrior(g=4.0).shrinkage
+        0.8
+    """
+
+    g: float | None = None
+    noise_shape: float = 0.0
+    noise_rate: float = 0.0
+    intercept: bool = True
+
+    def __post_init__(self) -> None:
+        if self.g is not None:
+            _positive("GPrior", "g", self.g)
+        if (self.noise_shape, self.noise_rate) != (0, 0):
+            _positive("GPrior", "noise_shape", self.noise_shape)
+            _positive("GPrior", "noise_rate", self.noise_rate)
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """Inverse-gamma, or 1/σ²."""
+        return NoiseLaw(None, self.noise_shape, self.noise_rate)
+
+    def resolve(self, rows: int) -> GPrior:
+        """g=None becomes the number of rows."""
+        return replace(self, g=float(rows)) if self.g is None else self
+
+    def column_scale(self, columns: int) -> Tensor:
+        """Ones: the g-prior is invariant to the scale of the columns."""
+        return torch.ones(columns, dtype=torch.float64)
+
+    @property
+    def ridge(self) -> float:
+        """0: the prior precision is proportional to the Gram matrix."""
+        return 0.0
+
+    @property
+    def shrinkage(self) -> float:
+        """g/(1+g)."""
+        return self._g / (1 + self._g)
+
+    def penalty(self, block: Blocks) -> Tensor:
+        """(k/2) log(1+g)."""
+        return 0.5 * math.log1p(self._g) * block.size
+
+    def log_evidence_part(self, part: Statistics, data: Statistics, gates: Tensor) -> Tensor:
+        """As in the base class; the prior keeps the Gram matrix of *all* rows: A = X₁'X₁ + X'X/g."""
+        prior = data.gram / self._g
+        block = blocks(augment(part.gram + prior, part.moment, part.energy), gates)
+        prior_log_det = blocks(augment(prior, 0 * part.moment, torch.ones_like(part.energy)), gates).log_det
+        return self._total(0.5 * (block.log_det - prior_log_det), block.residual, part)
+
+    @property
+    def _g(self) -> float:
+        if self.g is None:
+            raise ValueError("GPrior(g=None) takes g from the number of rows: call .resolve(rows) first")
+        return self.g
+
+
+@final
+@dataclass(frozen=True)
+class NormalPrior(ConjugatePrior):
+    """Independent weights w_j ~ N(0, scale²) and known noise: y ~ N(0, σ²I + scale² X_S X_S').
+
+    Args:
+        scale: prior standard deviation, one number or one per column.
+        noise_scale: known standard deviation σ of the noise.
+        intercept: integrate a flat intercept out.
+
+    References:
+        Bishop, 2006. Pattern recognition and machine learning, section 3.5.
+
+    Example:
+        >>> NormalPrior(scale=2.0, noise_scale=0.5).column_scale(1)
+        tensor([4.], dtype=torch.float64)
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    noise_scale: float = 1.0
+    intercept: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("NormalPrior", "scale", self.scale)
+        _positive("NormalPrior", "noise_scale", self.noise_scale)
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """Known."""
+        return NoiseLaw(self.noise_scale)
+
+    def resolve(self, rows: int) -> NormalPrior:
+        """Nothing depends on the rows."""
+        return self
+
+    def column_scale(self, columns: int) -> Tensor:
+        """scale/σ."""
+        return _columns(self.scale, columns) / self.noise_scale
+
+    @property
+    def ridge(self) -> float:
+        """1."""
+        return 1.0
+
+    @property
+    def shrinkage(self) -> float:
+        """1."""
+        return 1.0
+
+    def penalty(self, block: Blocks) -> Tensor:
+        """½ log det(I + DGD)."""
+        return 0.5 * block.log_det
+
+
+@final
+@dataclass(frozen=True)
+class NormalInverseGamma(ConjugatePrior):
+    """w_j | σ² ~ N(0, σ² scale²), σ² ~ InvGamma(shape, rate): the evidence is a multivariate Student-t density.
+
+    Args:
+        scale: prior standard deviation in units of the noise, one number or one per column.
+        shape, rate: of the noise variance, both positive.
+        intercept: integrate a flat intercept out.
+
+    References:
+        O'Hagan and Forster, 2004. Kendall's advanced theory of statistics 2B: Bayesian inference.
+
+    Example:
+        >>> NormalInverseGamma(scale=1.0, shape=2.0, rate=1.0).noise.proper
+        True
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    shape: float = 1.0
+    rate: float = 1.0
+    intercept: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shape", "rate"):
+            _positive("NormalInverseGamma", name, getattr(self, name))
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """Inverse-gamma."""
+        return NoiseLaw(None, self.shape, self.rate)
+
+    def resolve(self, rows: int) -> NormalInverseGamma:
+        """Nothing depends on the rows."""
+        return self
+
+    def column_scale(self, columns: int) -> Tensor:
+        """Scale."""
+        return _columns(self.scale, columns)
+
+    @property
+    def ridge(self) -> float:
+        """1."""
+        return 1.0
+
+    @property
+    def shrinkage(self) -> float:
+        """1."""
+        return 1.0
+
+    def penalty(self, block: Blocks) -> Tensor:
+        """½ log det(I + DGD)."""
+        return 0.5 * block.log_det
+
+
+def _positive(owner: str, name: str, value: float | tuple[float, ...]) -> None:
+    values = value if isinstance(value, tuple) else (value,)
+    if not all(math.isfinite(v) and v > 0 for v in values):
+        raise ValueError(f"{owner}: {name} must be positive and finite, got {value}; e.g. {name}=1.0")
+
+
+def _columns(scale: float | tuple[float, ...], columns: int) -> Tensor:
+    if isinstance(scale, tuple) and len(scale) != columns:
+        raise ValueError(
+            f"scale has {len(scale)} entries for {columns} columns; give one number or one per column"
+        )
+    return torch.as_tensor(scale, dtype=torch.float64).expand(columns).clone()
