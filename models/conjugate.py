@@ -1,8 +1,9 @@
 """Linear algebra of conjugate linear models: sufficient statistics and sub-block determinants.
 
-Every conjugate evidence in this library needs two numbers per structure: the log-determinant of a sub-block of one
-symmetric matrix, and the Schur complement of the response in that sub-block. `blocks` computes them for any list of
-structures, `all_blocks` for all 2^K of them at a cost per structure that does not grow with K.
+Every conjugate evidence in this library needs two numbers per structure: the log-determinant of a
+sub-block of one symmetric matrix, and the Schur complement of the response in that sub-block. `blocks`
+computes them for any list of structures, `all_blocks` for all 2^K of them at a cost per structure that
+does not grow with K.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ _CHUNK_BYTES = 2**25  # of one batch of matrices: small enough to stay near the 
 class Statistics(NamedTuple):
     """Sufficient statistics of a linear-Gaussian likelihood.
 
-    Shapes: `gram` X'X (P, P), `moment` X'y (P,), `energy` y'y (). `rows` is the number of observations (not an integer
-    once the likelihood is tempered); `intercept` says that a flat intercept was integrated out, so that X and y
-    were centred.
+    Shapes: `gram` X'X (P, P), `moment` X'y (P,), `energy` y'y (). `rows` is the number of observations
+    (not an integer once the likelihood is tempered); `intercept` says that a flat intercept was integrated
+    out, so that X and y were centred.
     """
 
     gram: Tensor
@@ -43,7 +44,7 @@ class Statistics(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Per structure: log det of the active sub-block, Schur complement of the response, number of active columns."""
+    """Per structure: log det of the active block, Schur complement of the response, active columns."""
 
     log_det: Tensor
     residual: Tensor
@@ -77,7 +78,7 @@ def masked(matrix: Tensor, gates: Tensor) -> Tensor:
 
 
 def cholesky(matrix: Tensor, gates: Tensor) -> Tensor:
-    """Cholesky factors (S, P, P) of the masked matrices; a singular one raises ValueError naming its columns."""
+    """Cholesky factors (S, P, P) of the masked matrices; a singular one raises ValueError."""
     factor, info = torch.linalg.cholesky_ex(masked(matrix, gates))
     if bool(info.any()):
         which = int(info.nonzero()[0, 0])
@@ -94,8 +95,8 @@ def chunks(structures: int, columns: int, chunk_size: int | None = None) -> list
 def blocks(matrix: Tensor, gates: Tensor, chunk_size: int | None = None) -> Blocks:
     """Log-determinants and Schur complements of sub-blocks of an augmented matrix, batched over structures.
 
-    With M = [[A, b], [b', c]] and active set S: log det A_SS and c − b_S' A_SS⁻¹ b_S. The response is the last row
-    of the Cholesky factorisation, so that no triangular solve is needed.
+    With M = [[A, b], [b', c]] and active set S: log det A_SS and c − b_S' A_SS⁻¹ b_S. The response is the
+    last row of the Cholesky factorisation, so that no triangular solve is needed.
 
     Args:
         matrix: (P+1, P+1), symmetric positive definite.
@@ -128,9 +129,9 @@ def blocks(matrix: Tensor, gates: Tensor, chunk_size: int | None = None) -> Bloc
 def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
     """`blocks` of every one of the 2^K subsets, by an elimination tree.
 
-    Columns (or consecutive groups of `widths` columns) are decided one after another. A branch keeps only the Schur
-    complement of the columns still undecided, so the work is Σ_k 2^k (P−k)² – a constant per structure – instead of
-    P³/3 per structure.
+    Columns (or consecutive groups of `widths` columns) are decided one after another. A branch keeps only
+    the Schur complement of the columns still undecided, so the work is Σ_k 2^k (P−k)² – a constant per
+    structure – instead of P³/3 per structure.
 
     Returns:
         Blocks with entries (2^K,); the entry of gates γ is at index Σ_k 2^k γ_k.
@@ -169,6 +170,6 @@ def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
 
 def _singular(columns: Sequence[int]) -> str:
     return (
-        f"the design columns {list(columns)} are linearly dependent, so their Gram matrix has no Cholesky factor; "
-        "drop a duplicate, constant or collinear column, or use a proper weight prior such as NormalPrior(scale=1.0)"
+        f"the design columns {list(columns)} are linearly dependent: their Gram matrix is singular; "
+        "drop a duplicate, constant or collinear column, or use a proper prior, e.g. NormalPrior(scale=1.0)"
     )

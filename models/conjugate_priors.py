@@ -1,8 +1,12 @@
 """Conjugate priors on the weights and the noise of a linear model, each with its evidence per structure.
 
-With A the prior-plus-data precision of the active weights relative to the noise variance, every evidence here is
-`log p(y|S) = −½[log det A_SS − log det Λ_SS] + ℓ(SS_S)`, where Λ is the prior precision, SS = y'y − b'A⁻¹b, and ℓ integrates the
-noise out. An improper factor (flat intercept, p(σ²) = 1/σ²) is given the constant 1, the same for every structure and prior.
+With A the prior-plus-data precision of the active weights relative to the noise variance, every evidence
+here is
+
+    log p(y|S) = −½ [log det A_SS − log det Λ_SS] + ℓ(SS_S),      SS = y'y − b'A⁻¹b,
+
+where Λ is the prior precision, b = X'y, and ℓ integrates the noise out. An improper factor (flat intercept,
+p(σ²) = 1/σ²) is given the constant 1, the same for every structure and prior.
 """
 
 from __future__ import annotations
@@ -13,15 +17,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
-
 from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
+from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class NoiseLaw(NamedTuple):
-    """Noise variance: known (`scale`) or inverse-gamma(`shape`, `rate`); shape = rate = 0 means p(σ²) = 1/σ²."""
+    """Noise variance: known (`scale`) or InvGamma(`shape`, `rate`); shape = rate = 0 is p(σ²) = 1/σ²."""
 
     scale: float | None = None
     shape: float = 0.0
@@ -49,7 +52,7 @@ class NoiseLaw(NamedTuple):
 
 
 class ConjugatePrior(ABC):
-    """What a conjugate prior must say: how it scales columns, what it adds to the precision, how it sees the noise."""
+    """A conjugate prior: how it scales columns, what it adds to the precision, how it sees the noise."""
 
     intercept: bool
 
@@ -104,13 +107,15 @@ class ConjugatePrior(ABC):
 @final
 @dataclass(frozen=True)
 class GPrior(ConjugatePrior):
-    """Zellner's g-prior: w_S | σ² ~ N(0, g σ² (X_S'X_S)⁻¹), noise variance σ² ~ InvGamma(noise_shape, noise_rate).
+    """Zellner's g-prior: w_S | σ² ~ N(0, g σ² (X_S'X_S)⁻¹), noise variance σ² ~ InvGamma(noise_shape,
+    noise_rate).
 
     `log p(y|S) = −(k/2) log(1+g) − (shape + m/2) log(rate + SS/2) + const`, `SS = y'y − g/(1+g) y'P_S y`,
     m = n − 1 with a flat intercept (X and y are then centred), else n. The constant is the same for every
     structure, the empty one included:
     `−(m/2) log 2π + lnΓ(shape + m/2) [+ shape log rate − lnΓ(shape)] [− ½ log n with an intercept]`.
-    Liang et al. (2008): the default, shape = rate = 0. Hoff (2009): noise_shape=1/2, noise_rate=σ0²/2, intercept=False.
+    Liang et al. (2008): the default, shape = rate = 0. Hoff (2009): noise_shape=1/2, noise_rate=σ0²/2,
+    intercept=False.
 
     Args:
         g: None means the number of rows (unit information).
@@ -239,7 +244,8 @@ class NormalPrior(ConjugatePrior):
 @final
 @dataclass(frozen=True)
 class NormalInverseGamma(ConjugatePrior):
-    """w_j | σ² ~ N(0, σ² scale²), σ² ~ InvGamma(shape, rate): the evidence is a multivariate Student-t density.
+    """w_j | σ² ~ N(0, σ² scale²), σ² ~ InvGamma(shape, rate): the evidence is a multivariate Student-t
+    density.
 
     Args:
         scale: prior standard deviation in units of the noise, one number or one per column.

@@ -1,4 +1,4 @@
-"""A conjugate linear model over structures, bound to data: evidence, prediction scores and weights in closed form."""
+"""A conjugate linear model over structures, bound to data: evidence, scores and weights in closed form."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
-
 from evidentia.models.conjugate import Statistics, all_blocks, blocks, cholesky, chunks, statistics
 from evidentia.models.conjugate_priors import ConjugatePrior
+from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -75,12 +74,12 @@ class ConjugateRegression:
     @property
     def data(self) -> Statistics:
         """Sufficient statistics of all rows."""
-        return self._data  # type: ignore[attr-defined,no-any-return]
+        return self._data  # type: ignore[attr-defined]
 
     @property
     def matrix(self) -> Tensor:
         """Augmented matrix (P+1, P+1) whose sub-blocks give every evidence."""
-        return self._matrix  # type: ignore[attr-defined,no-any-return]
+        return self._matrix  # type: ignore[attr-defined]
 
     @property
     def widths(self) -> list[int]:
@@ -102,7 +101,7 @@ class ConjugateRegression:
         return self.prior.log_evidence(self.data, blocks(self.matrix, self.columns(gates), chunk_size))
 
     def log_evidence_all(self) -> Tensor:
-        """Exact log p(y|γ) of all 2^K subsets; γ is at index Σ_k 2^k γ_k. Memory: order of 100 bytes a subset."""
+        """Exact log p(y|γ) of all 2^K subsets; γ is at index Σ_k 2^k γ_k."""
         return self.prior.log_evidence(self.data, all_blocks(self.matrix, self.widths))
 
     def log_evidence_tempered(self, gates: Tensor, power: float) -> Tensor:
@@ -114,14 +113,15 @@ class ConjugateRegression:
         return self._part(self.data.power(power), gates)
 
     def log_evidence_conditional(self, gates: Tensor, rows: int) -> Tensor:
-        """log p(y_{rows+1:n} | y_{1:rows}, γ) with the same prior (a g-prior keeps the Gram matrix of all rows).
+        """log p(y_{rows+1:n} | y_{1:rows}, γ) with the same prior (a g-prior keeps the Gram matrix of all
+        rows).
 
         Raises:
             ValueError: `rows` is not between 1 and n − 1.
 
         References:
-            Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal likelihood,
-            and generalization.
+            Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
+            likelihood, and generalization.
         """
         total = self.y.shape[0]
         if not 1 <= rows < total:
@@ -132,13 +132,16 @@ class ConjugateRegression:
         return self.log_evidence(gates) - self._part(first, gates)
 
     def log_predictive_loo(self, gates: Tensor) -> Tensor:
-        """Exact log p(y_i | y_{−i}, γ) in nats per datum, (S, K) -> (S, n): Gaussian or Student-t leave-one-out.
+        """Exact log p(y_i | y_{−i}, γ) in nats per datum, (S, K) -> (S, n): Gaussian or Student-t
+        leave-one-out.
 
-        With C⁻¹ = I − c Z_S A_S⁻¹ Z_S' (minus 11'/n with a flat intercept) and d_i = (C⁻¹)_ii the left-out residual is
-        r_i = (C⁻¹y)_i/d_i and its scale² σ²/d_i; unknown noise gives a Student-t with SS_{−i} = SS − d_i r_i².
+        With C⁻¹ = I − c Z_S A_S⁻¹ Z_S' (minus 11'/n with a flat intercept) and d_i = (C⁻¹)_ii the left-out
+        residual is r_i = (C⁻¹y)_i/d_i and its scale² σ²/d_i; unknown noise gives a Student-t with SS_{−i}
+        = SS − d_i r_i².
 
         References:
-            Sundararajan and Keerthi, 2001. Predictive approaches for choosing hyperparameters in Gaussian processes.
+            Sundararajan and Keerthi, 2001. Predictive approaches for choosing hyperparameters in Gaussian
+            processes.
         """
         columns, out = self.columns(gates), []
         for part in chunks(len(columns), columns.shape[1] + self.y.shape[0] // 8):
@@ -149,7 +152,8 @@ class ConjugateRegression:
         return torch.cat(out) if out else columns.new_zeros(0, self.y.shape[0])
 
     def sample_weights(self, gates: Tensor, generator: torch.Generator | None = None) -> Weights:
-        """One exact posterior draw of (u, α, σ) per row of `gates` (D, K); closed gates are drawn from their prior.
+        """One exact posterior draw of (u, α, σ) per row of `gates` (D, K); closed gates are drawn from
+        their prior.
 
         Under a g-prior a closed gate has no proper prior of its own; its u is drawn from N(0, σ²).
         """
@@ -170,7 +174,7 @@ class ConjugateRegression:
         return Weights(weight, intercept, scale)
 
     def posterior_mean(self, gates: Tensor) -> Weights:
-        """E[γ u | y, γ] (S, P), E[α | y, γ] (S,) and E[1/σ² | y, γ]^(−1/2) (S,); with a g-prior u is (g/(1+g)) β̂."""
+        """E[γu | y, γ] (S, P), E[α | y, γ] and E[1/σ² | y, γ]^(−1/2); under a g-prior u is (g/(1+g)) β̂."""
         columns = self.columns(gates)
         parts = [self._solve(columns[part])[0] for part in chunks(len(columns), columns.shape[1])]
         weight = torch.cat(parts) * columns * self.prior.column_scale(columns.shape[1])

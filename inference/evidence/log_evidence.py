@@ -1,0 +1,116 @@
+"""An evidence with its error bar and its kind: never a bare float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+Kind = Literal["exact", "lower bound", "upper bound", "consistent estimate"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class LogEvidence(NamedTuple):
+    """log p(data | model) in nats for the whole data set.
+
+    Attributes:
+        value: the estimate.
+        standard_error: Monte-Carlo standard error of `value`; 0 when exact.
+        kind: "exact", "lower bound", "upper bound" or "consistent estimate".
+        diagnostics: plain numbers of the estimator (effective sample size, k-hat …).
+
+    References:
+        Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
+        likelihood, and generalization.
+
+    Example:
+        >>> print(log_evidence(-36.55, 0.01, "consistent estimate"))
+        -36.5500 ± 0.0100 nats (consistent estimate)
+    """
+
+    value: float
+    standard_error: float
+    kind: Kind
+    diagnostics: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.standard_error:.4f} nats ({self.kind})"
+
+
+def log_evidence(
+    value: float,
+    standard_error: float = 0.0,
+    kind: Kind = "exact",
+    diagnostics: Mapping[str, Any] | None = None,
+) -> LogEvidence:
+    """Build a checked LogEvidence.
+
+    Raises:
+        ValueError: NaN, negative standard error, unknown kind, or an exact value with a standard error.
+
+    References:
+        Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
+        likelihood, and generalization.
+
+    Example:
+        >>> log_evidence(-3.0).kind
+        'exact'
+    """
+    check_kind(kind)
+    if math.isnan(value):
+        raise ValueError(
+            "LogEvidence: value is NaN; the estimator failed, look at its inputs before comparing"
+        )
+    if not standard_error >= 0:
+        raise ValueError(f"LogEvidence: standard_error must be ≥ 0, got {standard_error}")
+    if kind == "exact" and standard_error > 0:
+        raise ValueError(
+            f"LogEvidence: an exact value has no standard error, got {standard_error}; fix the kind"
+        )
+    return LogEvidence(float(value), float(standard_error), kind, dict(diagnostics or {}))
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError unless `kind` is one of the four kinds.
+
+    References:
+        none; a guard.
+
+    Example:
+        >>> check_kind("exact")
+    """
+    if kind not in KINDS:
+        raise ValueError(f"evidence kind must be one of {list(KINDS)}, got {kind!r}")
+
+
+def common_kind(kinds: Iterable[Kind], *, mix: bool = False) -> Kind:
+    """The one kind of all the evidences of a comparison.
+
+    A lower bound beside an exact value is not a comparison: the bound's gap would count against its
+    structure. With `mix=True` exact values may join consistent estimates (the result is a consistent
+    estimate); bounds may never join anything else.
+
+    Raises:
+        ValueError: several kinds, or none.
+
+    References:
+        none; a rule of this library.
+
+    Example:
+        >>> common_kind(["exact", "consistent estimate"], mix=True)
+        'consistent estimate'
+    """
+    found = [kind for kind in KINDS if kind in set(kinds := list(kinds))]
+    for kind in kinds:
+        check_kind(kind)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError("no evidence to compare: give at least one")
+    if mix and set(found) == {"exact", "consistent estimate"}:
+        return "consistent estimate"
+    raise ValueError(
+        f"cannot compare evidences of different kinds {found}: a bound is off by an unknown gap; "
+        "compute one kind for every structure"
+        + (" (exact and consistent estimates may be joined with mix=True)" if not mix else "")
+    )
