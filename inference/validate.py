@@ -35,8 +35,7 @@ def check_data(x: Any, y: Any = None, names: Sequence[str] | None = None) -> tup
         (torch.float64, torch.Size([2]))
         >>> check_data([[1.0], [float("nan")]], [0.0, 1.0], ["age"])
         Traceback (most recent call last):
-        ValueError: x: 1 value of 2 is NaN or infinite, the first in row 1, column 'age'; drop or impute
-        these rows
+        ValueError: x: 1 value of 2 is NaN or infinite, the first in row 1, column 'age'; drop or impute it
     """
     x = _tensor("x", x)
     if x.dim() == 1:
@@ -86,10 +85,9 @@ def check_design(design: Tensor, names: Sequence[str], *, intercept: bool = True
     Example:
         >>> check_design(torch.tensor([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]), ["a", "b"])
         Traceback (most recent call last):
-        ValueError: column 'b' repeats 'a' up to a linear map; drop it, or use a proper prior, e.g.
-        NormalPrior()
+        ValueError: column 'b' repeats 'a' up to a linear map; drop it, or use NormalPrior()
     """
-    rest = "or use a proper prior, e.g. NormalPrior()"
+    rest = "or use NormalPrior()"
     design = design.double()
     centred = design - design.mean(0) if intercept else design
     norm = centred.norm(dim=0)
@@ -139,8 +137,9 @@ def _finite(name: str, value: Tensor, labels: Sequence[str] | None) -> None:
     column = f", column {labels[first[1]]!r}" if labels is not None else ""
     verb, plural = ("is", "") if count == 1 else ("are", "s")
     raise ValueError(
-        f"{name}: {count} value{plural} of {value.numel()} {verb} NaN or infinite, the first in row {first[0]}"
-        f"{column}; drop or impute these rows"
+        f"{name}: {count} value{plural} of {value.numel()} {verb} NaN or infinite, "
+        f"the first in row {first[0]}"
+        f"{column}; drop or impute it"
     )
 
 

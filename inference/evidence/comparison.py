@@ -40,8 +40,8 @@ def posterior_probabilities(
         Kass and Raftery, 1995. Bayes factors.
 
     Example:
-        >>> p = posterior_probabilities(torch.tensor([-100.0, -101.0, -103.0]), torch.tensor([0.05, 0.1,
-        0.2])) >>> [round(v, 4) for v in p.standard_error.tolist()]
+        >>> log_evidence, error = torch.tensor([-100.0, -101.0, -103.0]), torch.tensor([0.05, 0.1, 0.2])
+        >>> [round(v, 4) for v in posterior_probabilities(log_evidence, error).standard_error.tolist()]
         [0.0216, 0.0214, 0.0069]
     """
     evidence = torch.as_tensor(log_evidence).double()
