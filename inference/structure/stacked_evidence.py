@@ -1,19 +1,23 @@
 """Evidence bounds from log importance weights: ELBO, IWAE, plain importance sampling, each with its error."""
 
+import hashlib
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from evidentia.inference.structure.pareto import tail_shape
+from evidentia.inference.structure.stacked_guide import StackedGuide, deal
+from evidentia.inference.structure.stacked_target import Target, log_weight
+from evidentia.inference.structure.stacked_training import Schedule, State
 from torch import Tensor
 
 
 class Bounds(NamedTuple):
     """Estimates per structure, in nats for the whole data set, ``(S,)`` each.
 
-    ``elbo`` and ``iwae`` estimate lower bounds of the log evidence without bias; ``importance`` is the log of the mean
-    of all weights, a consistent estimate. ``pareto_k`` is the shape of the weights' upper tail: above 0.7 the
-    importance estimate and its error are not to be trusted.
+    ``elbo`` and ``iwae`` estimate lower bounds of the log evidence without bias; ``importance`` is the log of
+    the mean of all weights, a consistent estimate. ``pareto_k`` is the shape of the weights' upper tail:
+    above 0.7 the importance estimate and its error are not to be trusted.
     """
 
     elbo: Tensor
@@ -28,8 +32,8 @@ class Bounds(NamedTuple):
 def bounds(log_weight: Tensor) -> Bounds:
     """Evidence bounds from independent batches of log-weights.
 
-    ``elbo = mean log w``, ``iwae = mean_b log mean_k w_bk``, ``importance = log mean_{bk} w_bk``. The errors are those of
-    means over draws, of a mean over batches, and of the delta method.
+    ``elbo = mean log w``, ``iwae = mean_b log mean_k w_bk``, ``importance = log mean_{bk} w_bk``. The errors
+    are those of means over draws, of a mean over batches, and of the delta method.
 
     Args:
         log_weight: ``(B, K, S)``, B ≥ 2 batches of K draws.
@@ -62,55 +66,52 @@ def bounds(log_weight: Tensor) -> Bounds:
     )
 
 
-def tail_shape(log_weight: Tensor) -> Tensor:
-    """Shape k of a generalised Pareto law fitted to the largest weights of each column.
-
-    The tail is the ``min(N/5, 3 sqrt(N))`` largest weights. The estimator averages a profile
-    likelihood over a grid (Zhang & Stephens), then shrinks k a little towards ½, as in Pareto smoothed
-    importance sampling.
+def estimate(
+    target: Target,
+    guide: StackedGuide,
+    state: State,
+    schedule: Schedule,
+    particles: int,
+    batches: int,
+    seed: int,
+) -> Bounds:
+    """Evidence bounds of trained guides from ``batches`` independent batches of ``particles`` draws.
 
     Args:
-        log_weight: ``(N, S)``.
+        target: the structures.
+        guide: the Gaussian family.
+        state: trained state.
+        schedule: its ``power`` and ``chunk_size`` are used.
+        particles: draws per batch.
+        batches: number of batches.
+        seed: of the draws, which all structures share.
 
     Returns:
-        ``(S,)``; ``-inf`` where the weights do not vary, NaN where they are not finite or N < 25.
+        :class:`Bounds`.
+    """
+    dim = target.active.shape[-1]
+    budget = schedule.chunk_size * max(schedule.num_particles, 8)
+    pieces = []
+    for rows in torch.arange(len(state.theta), device=state.theta.device).split(schedule.chunk_size):
+        generator = torch.Generator().manual_seed(seed)
+        theta, variance = state.theta[rows], state.variance[rows]
+        block = max(1, budget // len(rows))
+        weights = []
+        for _ in range(batches):
+            raw = torch.randn(particles, dim, generator=generator, dtype=theta.dtype).to(theta.device)
+            for part in raw.split(block):
+                noise = deal(part, target.active[rows])
+                with torch.no_grad():
+                    weights.append(log_weight(target, guide, theta, noise, variance, rows, schedule.power))
+        pieces.append(bounds(torch.cat(weights).reshape(batches, particles, len(rows))))
+    return Bounds(*(torch.cat(field) for field in zip(*pieces, strict=True)))
 
-    References:
-        Zhang & Stephens, 2009. A new and efficient estimation method for the generalized Pareto distribution.
-        Vehtari, Simpson, Gelman, Yao & Gabry, 2024. Pareto smoothed importance sampling.
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose.
 
     Example:
-        >>> uniform = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> bool((tail_shape(-0.9 * uniform.log()) - 0.9).abs() < 0.15)   # Pareto weights with k = 0.9
+        >>> derive_seed(0, "evidence") != derive_seed(0, "training")
         True
     """
-    draws, columns = log_weight.shape
-    size = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
-    result = torch.full((columns,), math.nan, dtype=log_weight.dtype, device=log_weight.device)
-    if size < 5:
-        return result
-    ordered = log_weight.double().sort(0).values
-    top = ordered[-1]
-    usable = log_weight.isfinite().all(0)
-    flat = usable & (ordered[-1] - ordered[-size - 1] < 1e-12)
-    result[flat] = -math.inf
-    pick = usable & ~flat
-    if bool(pick.any()):
-        excess = (ordered[-size:] - top)[:, pick].exp() - (ordered[-size - 1] - top)[pick].exp()
-        result[pick] = _fit(excess).to(result)
-    return result
-
-
-def _fit(excess: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate for sorted excesses ``(n, S)``."""
-    n = excess.shape[0]
-    grid = 30 + int(math.sqrt(n))
-    j = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device)
-    quartile = excess[int(n / 4 + 0.5) - 1].clamp(min=np.finfo(float).tiny)
-    b = (1 - (grid / (j - 0.5)).sqrt()).unsqueeze(-1) / (3 * quartile) + 1 / excess[-1]
-    k = torch.log1p(-b.unsqueeze(1) * excess).mean(1)
-    profile = n * ((-(b / k)).log() - k - 1)
-    weight = torch.softmax(profile, 0)
-    best = (b * weight).sum(0)
-    shape = torch.log1p(-best * excess).mean(0)
-    return (n * shape + 5.0) / (n + 10)
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1

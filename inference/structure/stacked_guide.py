@@ -1,8 +1,8 @@
 """Gaussian guides for many structures at once: one row of parameters per structure, pure functions of it.
 
-Every tensor carries the structures as its second-to-last dimension, so S guides cost one computation. A latent
-that a structure does not use (``active`` false) is held at 0 and contributes nothing to any density: its
-guide *is* its prior, so its KL is zero and it has no gradient.
+Every tensor carries the structures as its second-to-last dimension, so S guides cost one computation. A
+latent that a structure does not use (``active`` false) is held at 0 and contributes nothing to any density:
+its guide *is* its prior, so its KL is zero and it has no gradient.
 """
 
 import math
@@ -18,9 +18,9 @@ LOG_2PI = math.log(2 * math.pi)
 def deal(noise: Tensor, active: Tensor) -> Tensor:
     """Common random numbers, dealt to the active latents of each structure in order.
 
-    The i-th active latent of *every* structure receives the i-th column of ``noise``. So a structure's noise does
-    not depend on which structures stand beside it, nor on where its latents lie in the family's vector: two
-    structures with identical operations get identical numbers, and evidences of different structures are
+    The i-th active latent of *every* structure receives the i-th column of ``noise``. So a structure's noise
+    does not depend on which structures stand beside it, nor on where its latents lie in the family's vector:
+    two structures with identical operations get identical numbers, and evidences of different structures are
     positively correlated, which makes their differences more accurate than their error bars say.
 
     Args:
@@ -113,8 +113,8 @@ class MeanField(StackedGuide):
 class FullCovariance(StackedGuide):
     """One Gaussian with a dense covariance ``L Lᵀ`` per structure, parameters ``[m, lower triangle of L]``.
 
-    The diagonal of ``L`` is kept as its logarithm. Rows and columns of latents that are not active are those of
-    the identity. Costs ``D²`` memory per structure: meant for tens of weights.
+    The diagonal of ``L`` is kept as its logarithm. Rows and columns of latents that are not active are those
+    of the identity. Costs ``D²`` memory per structure: meant for tens of weights.
 
     References:
         Kucukelbir et al., 2017. Automatic differentiation variational inference.

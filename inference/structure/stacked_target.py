@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from evidentia.inference.structure.stacked_guide import LOG_2PI, StackedGuide
+from torch import Tensor
 
 LogLikelihood = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
@@ -15,11 +14,13 @@ class Target(NamedTuple):
     """Unnormalised posteriors of S structures over one common vector of D latents.
 
     Attributes:
-        log_likelihood: ``(latents (*draws, S', D), log_noise (*draws or 1, S') | None, rows (S',)) -> (*draws, S')``,
-            the log-likelihood of the whole data set in nats for the structures numbered ``rows``.
+        log_likelihood:
+            ``(latents (*draws, S', D), log_noise (*draws or 1, S') | None, rows (S',)) -> (*draws, S')``, the
+            log-likelihood of the whole data set in nats for the structures numbered ``rows``.
         active: which latents each structure uses, ``(S, D)`` boolean.
-        log_noise_prior: log density of the *logarithm* of the noise (so it contains the Jacobian ``+ log noise``)
-            where the noise is a latent; the last latent is then ``log noise``. ``None`` otherwise.
+        log_noise_prior: log density of the *logarithm* of the noise (so it contains the Jacobian
+            ``+ log noise``) where the noise is a latent; the last latent is then ``log noise``. ``None``
+            otherwise.
         learn_noise: the noise is a hyperparameter, one per structure, trained beside the guide.
     """
 
@@ -65,17 +66,19 @@ def log_weight(
     rows: Tensor,
     power: float = 1.0,
 ) -> Tensor:
-    """Log importance weights ``β log p(y|u) + log p(u) − log q(u)`` of reparameterised draws ``u ~ q``, in nats.
+    """Log importance weights ``β log p(y|u) + log p(u) − log q(u)`` of reparameterised draws ``u ~ q``, in
+    nats.
 
-    Their mean is the (tempered) ELBO, the log of the mean of their exponentials an IWAE bound. The density of q
-    is evaluated at stopped parameters: the gradient flows only through the draws, which leaves its
+    Their mean is the (tempered) ELBO, the log of the mean of their exponentials an IWAE bound. The density of
+    q is evaluated at stopped parameters: the gradient flows only through the draws, which leaves its
     expectation as it is and makes its variance vanish where q is the exact posterior.
 
     Args:
         target: the structures.
         guide: the Gaussian family.
         theta: parameters, ``(S', size)``; one more column, the log noise, when the target learns the noise.
-        noise: dealt noise, ``(*draws, S', D)``, see :func:`~evidentia.inference.structure.stacked_guide.deal`.
+        noise: dealt noise, ``(*draws, S', D)``, see
+            :func:`~evidentia.inference.structure.stacked_guide.deal`.
         variance: prior variances, ``(S', num_weights)``.
         rows: numbers of the structures, ``(S',)``.
         power: the power β of the likelihood.

@@ -1,13 +1,13 @@
 """Train many guides in one vectorised loop: fused Adam, clipping and stopping per structure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from evidentia.inference.structure.stacked_guide import StackedGuide, deal
 from evidentia.inference.structure.stacked_target import Target, log_weight, variance_update
+from torch import Tensor
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -49,11 +49,14 @@ class State(NamedTuple):
     Attributes:
         step: steps done.
         theta, first, second: parameters and Adam's two moments, ``(S, F)``.
-        count: updates made, ``(S,)``. Steps with a gradient that is not finite are skipped, structure by structure.
+        steps: steps tried, ``(S,)``.
+        count: steps taken, ``(S,)``: one with a gradient that is not finite is skipped, structure by
+            structure.
         running: structures still trained, ``(S,)`` boolean.
         variance: prior variances, ``(S, W)``.
         total: sum of the losses in the current window, ``(S,)``.
-        losses: mean loss (negative ELBO) of each window so far, ``(R, S)``; the last value is kept after a stop.
+        losses: mean loss (negative ELBO) of each window so far, ``(R, S)``; the last value is kept after a
+            stop.
         generator: state of the random generator.
     """
 
@@ -61,6 +64,7 @@ class State(NamedTuple):
     theta: Tensor
     first: Tensor
     second: Tensor
+    steps: Tensor
     count: Tensor
     running: Tensor
     variance: Tensor
@@ -70,18 +74,14 @@ class State(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a callback sees after each step: ``state()`` copies everything needed to resume, as a flat dict."""
+    """What a callback sees after each step: ``state()`` copies everything needed to resume, as a flat
+    dict."""
 
     step: int
     num_steps: int
     losses: Tensor
     running: int
     state: Callable[[], dict[str, Tensor]]
-
-
-def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Split row numbers into pieces of at most ``size``."""
-    yield from rows.split(size)
 
 
 def init(theta: Tensor, variance: Tensor, seed: int) -> State:
@@ -98,6 +98,7 @@ def init(theta: Tensor, variance: Tensor, seed: int) -> State:
         theta=theta,
         first=torch.zeros_like(theta),
         second=torch.zeros_like(theta),
+        steps=torch.zeros(rows, dtype=torch.long, device=theta.device),
         count=torch.zeros(rows, dtype=torch.long, device=theta.device),
         running=torch.ones(rows, dtype=torch.bool, device=theta.device),
         variance=variance,
@@ -134,36 +135,18 @@ def step(
     Returns:
         The next state (its ``generator`` field is refreshed only by :func:`train`).
     """
-    dim = target.active.shape[-1]
-    device, dtype = state.theta.device, state.theta.dtype
-    raw = torch.randn(schedule.num_particles, dim, generator=generator, dtype=dtype).to(device)
+    draws = (schedule.num_particles, target.active.shape[-1])
+    raw = torch.randn(draws, generator=generator, dtype=state.theta.dtype).to(state.theta.device)
     rate = schedule.learning_rate * schedule.decay ** (int(state.step) / schedule.num_steps)
-    every = bool(state.running.all())
-    rows = torch.arange(len(state.running), device=device) if every else state.running.nonzero().squeeze(-1)
-    parts = [
-        _gradient(target, guide, schedule, state.theta[piece], raw, state.variance[piece], piece)
-        for piece in chunks(rows, schedule.chunk_size)
+    rows = state.running.nonzero().squeeze(-1)
+    pieces = [
+        _update(target, guide, schedule, state, raw, rate, piece) for piece in rows.split(schedule.chunk_size)
     ]
-    loss, gradient = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    old = (state.theta, state.first, state.second, state.count, state.variance)
-    new = _adam(
-        target, guide, schedule, gradient, rate, rows, *(part if every else part[rows] for part in old)
-    )
-    fields = new if every else tuple(o.index_copy(0, rows, n) for o, n in zip(old, new, strict=True))
-    theta, first, second, count, variance = fields
-    total = state.total + loss if every else state.total.index_add(0, rows, loss)
-    state = State(
-        state.step + 1,
-        theta,
-        first,
-        second,
-        count,
-        state.running,
-        variance,
-        total,
-        state.losses,
-        state.generator,
-    )
+    new = {
+        name: getattr(state, name).index_copy(0, rows, torch.cat([piece[name] for piece in pieces]))
+        for name in pieces[0]
+    }
+    state = state._replace(step=state.step + 1, **new)
     return _close_window(schedule, state) if int(state.step) % schedule.window == 0 else state
 
 
@@ -183,18 +166,16 @@ def train(
     generator.set_state(state.generator)
     while int(state.step) < schedule.num_steps:
         if not bool(state.running.any()):
-            return state, "tolerance"
+            return state._replace(generator=generator.get_state()), "tolerance"
         state = step(target, guide, schedule, state, generator)
         if callback is not None:
             current = state._replace(generator=generator.get_state())
-            progress = Progress(
-                int(state.step),
-                schedule.num_steps,
-                state.losses,
-                int(state.running.sum()),
-                lambda s=current: as_dict(s),
-            )
-            if callback(progress):
+            running = int(state.running.sum())
+            if callback(
+                Progress(
+                    int(state.step), schedule.num_steps, state.losses, running, partial(as_dict, current)
+                )
+            ):
                 return current, "callback"
     return state._replace(generator=generator.get_state()), "num_steps"
 
@@ -216,54 +197,49 @@ def from_dict(tensors: dict[str, Tensor]) -> State:
     return State(**{name: value.clone() for name, value in tensors.items()})
 
 
-def _gradient(
+def _update(
     target: Target,
     guide: StackedGuide,
     schedule: Schedule,
-    theta: Tensor,
+    state: State,
     raw: Tensor,
-    variance: Tensor,
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    theta = theta.detach().requires_grad_()
-    noise = deal(raw, target.active[rows])
-    weights = log_weight(target, guide, theta, noise, variance, rows, schedule.power)
-    loss = -weights.mean(0)
-    # The sum only collects the rows: no row's loss depends on another row's parameters.
-    (gradient,) = torch.autograd.grad(loss.sum(), theta)
-    return loss.detach(), gradient
-
-
-def _adam(
-    target: Target,
-    guide: StackedGuide,
-    schedule: Schedule,
-    gradient: Tensor,
     rate: float,
     rows: Tensor,
-    theta: Tensor,
-    first: Tensor,
-    second: Tensor,
-    count: Tensor,
-    variance: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> dict[str, Tensor]:
+    """The new values of the given rows."""
+    active, variance = target.active[rows], state.variance[rows]
+    theta = state.theta[rows].requires_grad_()
+    loss = -log_weight(target, guide, theta, deal(raw, active), variance, rows, schedule.power).mean(0)
+    # The sum only collects the rows: no row's loss depends on another row's parameters.
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
     usable = gradient.isfinite().all(-1)
     keep = usable.unsqueeze(-1)
     gradient = clip(torch.where(keep, gradient, 0.0), schedule.gradient_clip)
-    count = count + usable
-    first = torch.where(keep, BETA1 * first + (1 - BETA1) * gradient, first)
-    second = torch.where(keep, BETA2 * second + (1 - BETA2) * gradient.square(), second)
+    first = torch.where(keep, BETA1 * state.first[rows] + (1 - BETA1) * gradient, state.first[rows])
+    square = gradient.square()
+    second = torch.where(keep, BETA2 * state.second[rows] + (1 - BETA2) * square, state.second[rows])
+    count = state.count[rows] + usable
     times = count.clamp(min=1).to(theta.dtype).unsqueeze(-1)
     scale = (1 - BETA2**times).sqrt() / (1 - BETA1**times)
-    theta = torch.where(keep, theta - rate * scale * first / (second.sqrt() + EPSILON), theta)
+    theta = torch.where(
+        keep, theta.detach() - rate * scale * first / (second.sqrt() + EPSILON), theta.detach()
+    )
     if schedule.shape is not None:
-        used = theta[..., :-1] if target.learn_noise else theta
-        loc, sd = guide.moments(used, target.active[rows])
         width = target.num_weights
-        proposal = variance_update(loc[..., :width], sd[..., :width], schedule.shape, schedule.rate)
+        loc, deviation = guide.moments(theta[..., :-1] if target.learn_noise else theta, active)
+        proposal = variance_update(loc[..., :width], deviation[..., :width], schedule.shape, schedule.rate)
+        # Where the hyperprior is improper the maximum can run to 0 or infinity: keep to a compact set.
         proposal = proposal.clamp(*schedule.variance_bounds)
-        variance = torch.where(keep & target.active[rows, :width], proposal, variance)
-    return theta, first, second, count, variance
+        variance = torch.where(keep & active[..., :width], proposal, variance)
+    return {
+        "theta": theta,
+        "first": first,
+        "second": second,
+        "steps": state.steps[rows] + 1,
+        "count": count,
+        "variance": variance,
+        "total": state.total[rows] + loss.detach(),
+    }
 
 
 def _close_window(schedule: Schedule, state: State) -> State:

@@ -1,0 +1,285 @@
+"""Evidence of many networks of one family, trained together: one Gaussian guide per structure, one loop."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from evidentia.inference.structure.family_target import WeightVector, family_target
+from evidentia.inference.structure.stacked_evidence import Bounds, derive_seed, estimate
+from evidentia.inference.structure.stacked_guide import GUIDES, FullCovariance, StackedGuide, deal
+from evidentia.inference.structure.stacked_target import Target
+from evidentia.inference.structure.stacked_training import (
+    Progress,
+    Schedule,
+    State,
+    as_dict,
+    from_dict,
+    init,
+    train,
+)
+from torch import Tensor
+
+Callback = Callable[[Progress], bool | None]
+
+
+class FailedStructures(UserWarning):
+    """Some structures have no finite evidence; they are named, the others are unaffected."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NetworkEvidence:
+    """Evidence of S structures with error bars, and the guides that gave it.
+
+    Attributes:
+        elbo, elbo_se: evidence lower bound and its standard error, nats for the whole data set, ``(S,)``.
+        iwae, iwae_se: importance-weighted bound with K particles, mean and error over batches, ``(S,)``.
+        importance, importance_se: log of the mean of all importance weights, a consistent estimate, ``(S,)``.
+        pareto_k: shape of the weights' tail; above 0.7 distrust ``importance``, ``(S,)``.
+        guide: ``loc`` and ``scale`` ``(S, D)`` of the non-centred weights (dead ones at their prior), and
+            ``scale_tril`` for a full covariance. A latent ``log noise`` is the last column.
+        hyper: ``variance`` ``(S, W)`` of the weight prior and, where learned, ``noise`` ``(S,)``.
+        losses: negative ELBO, mean of each window of steps, ``(R, S)``.
+        gates: the structures, ``(S, num_gates)``; ``labels`` names them.
+        failed: labels of the structures without a finite evidence.
+        skipped: steps not taken because a gradient was not finite, ``(S,)``.
+        stopped: ``"num_steps"``, ``"tolerance"`` or ``"callback"``.
+        state: everything needed to go on, a flat dict of tensors.
+        power: power β of the likelihood; the bounds are on ``log ∫ p(y|w)^β p(w) dw``.
+    """
+
+    elbo: Tensor
+    elbo_se: Tensor
+    iwae: Tensor
+    iwae_se: Tensor
+    importance: Tensor
+    importance_se: Tensor
+    pareto_k: Tensor
+    guide: dict[str, Tensor]
+    hyper: dict[str, Tensor]
+    losses: Tensor
+    gates: Tensor
+    labels: tuple[str, ...]
+    failed: tuple[str, ...]
+    skipped: Tensor
+    stopped: str
+    state: dict[str, Tensor]
+    power: float
+    vector: WeightVector
+
+    @property
+    def kind(self) -> str:
+        """Both bounds, ELBO and IWAE, are lower bounds of the log evidence."""
+        return "lower bound"
+
+    def weights(self, row: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Location and scale of the non-centred weights of one structure, by weight name."""
+        loc, scale = (self.vector.split(self.guide[name][row]) for name in ("loc", "scale"))
+        return {name: (loc[name], scale[name]) for name in loc}
+
+
+def network_evidence(
+    model: Any,
+    x: Tensor,
+    y: Tensor,
+    gates: Tensor,
+    *,
+    guide: Literal["mean_field", "full_covariance"] = "mean_field",
+    num_steps: int = 2000,
+    num_particles: int = 2,
+    learning_rate: float = 0.05,
+    decay: float = 0.02,
+    gradient_clip: float = 1e3,
+    tolerance: float | None = None,
+    window: int = 50,
+    evidence_particles: int = 100,
+    evidence_batches: int = 20,
+    likelihood_power: float = 1.0,
+    prior_weight: float = 1.0,
+    hyper: Literal["auto", "fixed", "learned"] = "auto",
+    initial_scale: float = 0.1,
+    chunk_size: int = 512,
+    seed: int = 0,
+    callback: Callback | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> NetworkEvidence:
+    r"""Evidence bounds of S structures of one family, all trained in one vectorised computation.
+
+    For each structure k a Gaussian guide over the non-centred weights ``u`` maximises
+
+    ``L_k = β E_q log p(y | x, γ_k u) − λ KL(q ‖ p)``,
+
+    then independent batches of importance weights give the ELBO, the IWAE bound and their standard errors.
+    All are evidences at the power ``β/λ``: the bound reported is ``L_k / λ ≤ log ∫ p(y|w)^{β/λ} p(w) dw``.
+    One unimodal guide sees one mode: the exchange and sign symmetries of hidden units are not counted.
+
+    The structures share their random numbers (see
+    :func:`~evidentia.inference.structure.stacked_guide.deal`). A structure's result therefore depends neither
+    on the structures beside it nor on ``chunk_size``, identical operations get identical evidence, and the
+    errors of different structures are positively correlated.
+
+    Args:
+        model: a family model with pure ``log_likelihood``.
+        x: inputs ``(n, d)``.
+        y: response.
+        gates: structures ``(S, num_gates)``.
+        guide: ``"mean_field"``, or ``"full_covariance"`` for up to some tens of weights.
+        num_steps, num_particles, learning_rate, decay, gradient_clip: Adam; the rate falls geometrically to
+            ``decay`` times itself; a gradient is clipped structure by structure.
+        tolerance: stop a structure when the mean ELBO of a ``window`` of steps moved by less than this
+            (nats).
+        window: steps in a window.
+        evidence_particles: K, importance draws per batch.
+        evidence_batches: independent batches, at least 2.
+        likelihood_power: β, the power of the likelihood.
+        prior_weight: λ, the weight of the KL; λ > 1 acts as a smaller sample.
+        hyper: learn the hyperparameters of each structure (noise ``Hyper``; ARD variances by their
+            closed-form MAP update), keep them fixed, or ``"auto"``: learn exactly those the model declares.
+        initial_scale: standard deviation of the initial means and of the initial guide, in prior deviations.
+        chunk_size: structures evaluated together, bounds the memory.
+        seed: same seed, same numbers.
+        callback: called after each step; returns true to stop training.
+        state: ``result.state`` or ``progress.state()`` of an earlier call with the same arguments; training
+            goes on from there, bitwise.
+
+    Returns:
+        A :class:`NetworkEvidence`. A structure whose numbers are not finite is named in ``failed``.
+
+    Raises:
+        ValueError: gates of the wrong shape, an unknown guide, a power that is not positive, fewer than two
+            batches, or a state of other structures.
+
+    References:
+        Burda, Grosse & Salakhutdinov, 2016. Importance weighted autoencoders.
+        Graves, 2011. Practical variational inference for neural networks.
+        Bakhteev & Strijov, 2018. Deep learning model selection of suboptimal complexity.
+    """
+    powers = {"likelihood_power": likelihood_power, "prior_weight": prior_weight}
+    _check(model, gates, guide, hyper, powers, evidence_batches)
+    gates = gates.to(x)
+    noise, shape, rate = _hyperparameters(model, hyper)
+    target = family_target(model, x, y, gates, learn_noise=noise is not None)
+    family = GUIDES[guide]
+    schedule = Schedule(
+        num_steps, num_particles, learning_rate, decay, gradient_clip, tolerance, window, chunk_size,
+        likelihood_power / prior_weight, shape, rate,
+    )  # fmt: skip
+    start = _start(model, target, family, x, noise, initial_scale, seed)
+    if state is not None:
+        start = _resume(state, start, gates)
+    watched = None if callback is None else _with_gates(callback, gates)
+    final, stopped = train(target, family, schedule, start, watched)
+    seed = derive_seed(seed, "evidence")
+    found = estimate(target, family, final, schedule, evidence_particles, evidence_batches, seed)
+    return _result(model, target, family, gates, final, stopped, schedule.power, found)
+
+
+def _check(
+    model: Any, gates: Tensor, guide: str, hyper: str, powers: Mapping[str, float], batches: int
+) -> None:
+    expected = model.family.num_gates
+    if gates.ndim != 2 or gates.shape[-1] != expected or not len(gates):
+        raise ValueError(
+            f"gates: expected at least one structure as rows of shape (S, {expected}), got {tuple(gates.shape)}. "
+            "Take family.vertices(), or family.structure(label).gates.unsqueeze(0) for one structure."
+        )
+    if guide not in GUIDES:
+        raise ValueError(f"guide: expected one of {sorted(GUIDES)}, got {guide!r}.")
+    if hyper not in ("auto", "fixed", "learned"):
+        raise ValueError(f"hyper: expected 'auto', 'fixed' or 'learned', got {hyper!r}.")
+    for name, value in powers.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(
+                f"{name}: expected a positive finite number, got {value}. The maximum-likelihood limit has no "
+                "evidence; use a small positive prior_weight."
+            )
+    if batches < 2:
+        raise ValueError(f"evidence_batches: expected at least 2 for a standard error, got {batches}.")
+
+
+def _hyperparameters(model: Any, hyper: str) -> tuple[float | None, float | None, float]:
+    """The noise to start learning from, and the hyperprior of the variances; None for what stays fixed."""
+    noise = model.likelihood.hyper.get("noise")
+    prior = model.weight_prior
+    if hyper == "learned" and noise is None and prior.shape is None:
+        raise ValueError(
+            "hyper='learned': the model declares no hyperparameter. Use Gaussian(scale=Hyper(0.5)) or "
+            "ARD(shape=, rate=), or hyper='auto'."
+        )
+    if hyper == "fixed":
+        return None, None, 0.0
+    return (None if noise is None else float(noise.value)), prior.shape, prior.rate or 0.0
+
+
+def _start(
+    model: Any, target: Target, guide: StackedGuide, x: Tensor, noise: float | None, scale: float, seed: int
+) -> State:
+    structures, dim = target.active.shape
+    generator = torch.Generator().manual_seed(derive_seed(seed, "initial"))
+    raw = torch.randn(dim, generator=generator, dtype=x.dtype).to(x.device)
+    deviation = x.new_full((structures, dim), scale)
+    theta = guide.initial(scale * deal(raw, target.active), deviation)
+    if noise is not None:
+        theta = torch.cat([theta, theta.new_full((structures, 1), noise).log()], -1)
+    variance = x.new_full((structures, target.num_weights), model.weight_prior.scale**2)
+    return init(theta, variance, derive_seed(seed, "training"))
+
+
+def _resume(tensors: Mapping[str, Tensor], start: State, gates: Tensor) -> State:
+    rest = dict(tensors)
+    saved = rest.pop("gates", None)
+    state = from_dict(rest)
+    if saved is None or not torch.equal(saved.to(gates), gates) or state.theta.shape != start.theta.shape:
+        raise ValueError(
+            "state: it belongs to other structures, another guide or another choice of hyper. "
+            "Resume with the arguments of the call that wrote it, or leave out state."
+        )
+    return state
+
+
+def _with_gates(callback: Callback, gates: Tensor) -> Callback:
+    def watched(progress: Progress) -> bool | None:
+        return callback(progress._replace(state=lambda: progress.state() | {"gates": gates.clone()}))
+
+    return watched
+
+
+def _result(
+    model: Any,
+    target: Target,
+    guide: StackedGuide,
+    gates: Tensor,
+    state: State,
+    stopped: str,
+    power: float,
+    found: Bounds,
+) -> NetworkEvidence:
+    labels = tuple(model.family.label(row) for row in gates)
+    finite = found.elbo.isfinite() & found.iwae.isfinite()
+    failed = tuple(label for label, fine in zip(labels, finite.tolist(), strict=True) if not fine)
+    skipped = state.steps - state.count
+    if failed:
+        shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
+        warnings.warn(
+            f"network_evidence: no finite evidence for {len(failed)} of {len(labels)} structures: {shown}. The "
+            "others are unaffected. Standardise the inputs, or lower learning_rate or initial_scale.",
+            FailedStructures,
+            stacklevel=3,
+        )
+    theta, hyper = state.theta, {"variance": state.variance}
+    if target.learn_noise:
+        hyper["noise"] = theta[:, -1].exp()
+        theta = theta[:, :-1]
+    loc, scale = guide.moments(theta, target.active)
+    width = target.num_weights
+    prior_scale = torch.cat([state.variance.sqrt(), scale[:, width:]], -1)
+    moments = {"loc": loc, "scale": torch.where(target.active, scale, prior_scale)}
+    if isinstance(guide, FullCovariance):
+        moments["scale_tril"] = guide.scale_tril(theta, target.active)
+    return NetworkEvidence(
+        **found._asdict(), guide=moments, hyper=hyper, losses=state.losses, gates=gates, labels=labels,
+        failed=failed, skipped=skipped, stopped=stopped, state=as_dict(state) | {"gates": gates}, power=power,
+        vector=WeightVector(dict(model.family.weight_shapes)),
+    )  # fmt: skip
