@@ -64,8 +64,9 @@ def encode(value: Any, where: str = "state") -> Any:
         pairs = [[encode(key, where), encode(item, f"{where}[{key!r}]")] for key, item in value.items()]
         return {"__map__": pairs}
     raise CheckpointError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Expected a tensor at the top "
-        "level, or a number, text, None, list, tuple or dict. Give each tensor its own key, e.g. 'opt/w/exp_avg'"
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Expected a tensor at the "
+        "top level, or a number, text, None, list, tuple or dict. Give each tensor its own key, "
+        "e.g. 'opt/w/exp_avg'"
     )
 
 
@@ -217,8 +218,8 @@ class FolderCheckpoints:
                 )
         if steps:
             raise CheckpointError(
-                f"none of the {len(steps)} checkpoints in {self._folder} is usable. Expected at least one whole "
-                "pair with a matching sha256, schema and settings. Restore the folder, or run again with "
+                f"none of the {len(steps)} checkpoints in {self._folder} is usable. Expected at least one "
+                "whole pair with a matching sha256, schema and settings. Restore the folder, or run with "
                 "--resume --restart to start this point over"
             )
         return None
