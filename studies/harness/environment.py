@@ -92,8 +92,9 @@ def _git() -> dict[str, Any]:
     def ask(*words: str) -> str | None:
         command = ["git", "-C", str(folder), *words]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  #
-            noqa: S603
+            done = subprocess.run(  # noqa: S603 - fixed words, no shell
+                command, capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
