@@ -15,7 +15,7 @@ import benchmarks
 
 
 def main(names: list[str]) -> int:
-    """Print the ratios of the named benchmarks (all by default); the status is the number of missed targets."""
+    """Print the ratios of the named benchmarks (all by default); 1 if a target is missed."""
     found = [info.name for info in pkgutil.iter_modules(benchmarks.__path__)]
     known = [name for name in found if name not in {"__main__", "ratio"}]
     unknown = set(names) - set(known)

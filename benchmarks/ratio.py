@@ -25,8 +25,9 @@ class Ratio:
 
     def __str__(self) -> str:
         verdict = "meets" if self.value >= self.target else "MISSES"
+        times = f"{self.value:,.1f} times (worst repeat {self.least:,.1f})"
         return (
-            f"{self.question}: {self.value:,.1f} times (worst repeat {self.least:,.1f}); {verdict} {self.target:g}\n"
+            f"{self.question}: {times}; {verdict} {self.target:g}\n"
             f"    {self.ours}: {self.ours_seconds:.3g} s    {self.peer}: {self.peer_seconds:.3g} s"
         )
 
