@@ -104,13 +104,14 @@ def explain(
         elif fault["type"] == "missing":
             lines.append(f"{full}: nothing given, a value is required.")
         else:
-            lines.append(f"{full or 'settings'}: {_reason(fault)}")
+            lines.append(f"{full}: {_reason(fault)}" if full else _reason(fault))
     return "\n".join(lines)
 
 
 def _reason(fault: Any) -> str:
     """Expected and given, from one entry of ``ValidationError.errors()``."""
     if fault["type"] in ("value_error", "assertion_error"):
-        return f"{fault['msg'].removeprefix('Value error, ')} (given {shorten(fault['input'])})"
+        reason = fault["msg"].removeprefix("Value error, ")
+        return f"{reason} (given {shorten(fault['input'])})" if fault["loc"] else reason
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"given {shorten(fault['input'])}, expected {expected}."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from evidentia.studies.harness.config import StudyConfig
+from evidentia.studies.harness.config import Frozen, StudyConfig, revalidate
 from evidentia.studies.harness.errors import StudyError, did_you_mean
 from evidentia.studies.harness.points import Ref
 
@@ -94,6 +94,9 @@ class Registry:
     def check(self, ref: Ref, path: str, given: int = 0) -> Callable[..., Any]:
         """Resolve a Ref and see that the callable takes its parameters.
 
+        A callable with an attribute ``parameters``, a frozen model, has them validated by it; of any other
+        the signature counts.
+
         Args:
             ref: key and parameters.
             path: where in the study it stands, for the message.
@@ -106,6 +109,10 @@ class Registry:
             function = self.get(ref.key)
         except StudyError as error:
             raise StudyError(f"{path}: {error}") from None
+        schema = getattr(function, "parameters", None)
+        if isinstance(schema, type) and issubclass(schema, Frozen):
+            revalidate(schema, ref.params, path)
+            return function
         parameters = list(inspect.signature(function).parameters.values())[given:]
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return function
@@ -131,7 +138,7 @@ def _name(target: str | Callable[..., Any]) -> str:
     return f"{module}:{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
-_DATA = "evidentia.studies.harness.data"
+_DATA = "evidentia.studies.harness.datasets"
 _INFERENCES = "evidentia.studies.harness.inferences"
 
 datasets = Registry(

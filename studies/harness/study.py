@@ -9,7 +9,7 @@ from evidentia.studies.harness.config import Frozen, FrozenDict, Params, freeze
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.points import Budget, Key, Point, Ref, count, expand, resolve
 from evidentia.studies.harness.result import Result as Result
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def _axes(block: Any) -> Any:
     return FrozenDict(axes)
 
 
-Block = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_axes)]
+Block = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_axes), AfterValidator(FrozenDict)]
 
 
 @final
