@@ -35,7 +35,7 @@ def worked_example():
 # Residual variance RSS/(n − p − 1) of the full least-squares fit, rounded as the study states it.
 DIABETES_NOISE_VARIANCE = 0.49456
 # g-prior with g = n, uniform over the 1 024 models: age, sex, bmi, bp, s1 … s6.
-DIABETES_INCLUSION_G_PRIOR = (0.0459, 0.9790, 1.000, 0.9999, 0.5696, 0.3789, 0.5684, 0.2029, 1.000, 0.0735)
+DIABETES_INCLUSION_G_PRIOR = (0.0459, 0.9790, 1.0, 0.9999, 0.5696, 0.3789, 0.5684, 0.2029, 1.0, 0.0735)
 DIABETES_TOP_MODELS = [[1, 2, 3, 6, 8], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 7, 8]]
 DIABETES_TOP_LOG_BAYES_FACTOR = [140.9302, 140.6940, 140.0416]
 DIABETES_TOP_PROBABILITY = [0.2810, 0.2219, 0.1156]
