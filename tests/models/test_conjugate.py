@@ -89,7 +89,7 @@ def test_o17_diabetes_evidence_equals_the_multivariate_normal_for_all_1024(diabe
     rotated, square = q.T @ y, r[:10]
     cov = noise**2 * torch.eye(10, dtype=torch.float64) + torch.einsum("np,sp,mp->snm", square, gates, square)
     expected = MultivariateNormal(torch.zeros(10, dtype=torch.float64), cov).log_prob(rotated[:10])
-    expected = expected + Normal(0.0, noise).log_prob(rotated[10:]).sum()
+    expected = expected + Normal(torch.zeros_like(y[:1]), noise).log_prob(rotated[10:]).sum()
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=0)
 
 
