@@ -1,0 +1,118 @@
+"""What a fit hands back: it owns its parameters and lends them to Pyro's store on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Fit", "State", "buffers"]
+
+State = dict[str, Any]
+
+
+def buffers(model: Callable[..., Any], guide: Callable[..., Any]) -> dict[str, Tensor]:
+    """The buffers (running statistics and the like) of a pair's modules, named `model/...` and `guide/...`.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> sorted(buffers(nn.BatchNorm1d(2), lambda: None))
+        ['model/num_batches_tracked', 'model/running_mean', 'model/running_var']
+    """
+    found: dict[str, Tensor] = {}
+    for role, program in (("model", model), ("guide", guide)):
+        if isinstance(program, nn.Module):
+            found |= {f"{role}/{name}": value for name, value in program.named_buffers()}
+    return found
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A finished or interrupted fit.
+
+    Attributes:
+        pair: the (model, guide) that was trained.
+        losses: (steps,) float64, the loss of every step in nats; a skipped step keeps its non-finite loss.
+        params: constrained parameter values by name, detached copies.
+        state: flat dict of tensors and JSON-able scalars (`param/<name>`, `opt/...`, `rng/torch`, `losses`,
+            `step`,
+            ...). `fit(..., state=fit.state)` continues bitwise.
+        stopped: "converged", "max_steps", "max_seconds", "callback", or the reason a callback gave.
+        skipped: number of updates that were skipped because the numbers failed.
+        evaluations: (k, 2) float64, held-out losses as rows (step, nats).
+
+    References:
+        none; bookkeeping.
+    """
+
+    pair: tuple[Callable[..., Any], Callable[..., Any]]
+    losses: Tensor
+    params: Mapping[str, Tensor]
+    state: State
+    stopped: str
+    skipped: int
+    evaluations: Tensor
+    constraints: Mapping[str, Any] = field(repr=False)
+    leaves: Mapping[str, Tensor] = field(repr=False)
+
+    def __repr__(self) -> str:
+        last = f"{float(self.losses[-1]):.4f}" if len(self.losses) else "none"
+        return (
+            f"Fit(steps={len(self.losses)}, loss={last}, stopped={self.stopped!r}, skipped={self.skipped}, "
+            f"params={sorted(self.params)})"
+        )
+
+    @contextmanager
+    def scope(self) -> Iterator[Fit]:
+        """Run code with this fit's parameters in Pyro's store and in the pair's modules.
+
+        Both are as before when the block ends, so two fits of one pair can be used in turn. Do not train
+        inside.
+
+        References:
+            none; bookkeeping.
+
+        Example:
+            >>> from pyro.distributions import Normal
+            >>> from torch.distributions import constraints
+            >>> from evidentia.inference.fit import fit
+            >>> def model():
+            ...     pyro.sample("z", Normal(3.0, 1.0))
+            >>> def guide():
+            ...     loc = pyro.param("loc", torch.tensor(0.0))
+            ...     scale = pyro.param("scale", torch.tensor(1.0), constraints.positive)
+            ...     pyro.sample("z", Normal(loc, scale))
+            >>> result = fit((model, guide), num_steps=2, learning_rate=0.1, seed=0)
+            >>> with result.scope():
+            ...     bool(pyro.param("loc") > 0)
+            True
+        """
+        live = buffers(*self.pair)
+        wanted = {name: self.state[f"param/{name}"] for name in self.leaves}
+        kept = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
+        kept_buffers = {name: value.clone() for name, value in live.items()}
+        store = pyro.get_param_store()
+        try:
+            with torch.no_grad():
+                for name, leaf in self.leaves.items():
+                    leaf.copy_(wanted[name])
+                for name, value in live.items():
+                    if f"buffer/{name}" in self.state:
+                        value.copy_(self.state[f"buffer/{name}"])
+            entries: Any = {"params": dict(self.leaves), "constraints": dict(self.constraints)}
+            with store.scope(entries):
+                yield self
+        finally:
+            with torch.no_grad():
+                for name, leaf in self.leaves.items():
+                    leaf.copy_(kept[name])
+                for name, value in live.items():
+                    value.copy_(kept_buffers[name])
