@@ -159,12 +159,12 @@ def network_evidence(
     powers = {"likelihood_power": likelihood_power, "prior_weight": prior_weight}
     _check(model, gates, guide, hyper, powers, evidence_batches)
     gates = gates.to(x)
-    noise, shape, rate = _hyperparameters(model, hyper)
+    noise, update = _hyperparameters(model, hyper)
     target = family_target(model, x, y, gates, learn_noise=noise is not None)
     family = GUIDES[guide]
     schedule = Schedule(
         num_steps, num_particles, learning_rate, decay, gradient_clip, tolerance, window, chunk_size,
-        likelihood_power / prior_weight, shape, rate,
+        likelihood_power / prior_weight, update,
     )  # fmt: skip
     start = _start(model, target, family, x, noise, initial_scale, seed)
     if state is not None:
@@ -199,18 +199,22 @@ def _check(
         raise ValueError(f"evidence_batches: expected at least 2 for a standard error, got {batches}.")
 
 
-def _hyperparameters(model: Any, hyper: str) -> tuple[float | None, float | None, float]:
-    """The noise to start learning from, and the hyperprior of the variances; None for what stays fixed."""
-    noise = model.likelihood.hyper.get("noise")
-    prior = model.weight_prior
-    if hyper == "learned" and noise is None and prior.shape is None:
+def _hyperparameters(model: Any, hyper: str) -> tuple[float | None, Callable[[Tensor], Tensor] | None]:
+    """The noise to start learning from and the update of the variances; None for what stays fixed."""
+    noise, prior = model.likelihood.hyper.get("noise"), model.weight_prior
+    if prior.learned and prior.hyper == "sample":
         raise ValueError(
-            "hyper='learned': the model declares no hyperparameter. Use Gaussian(scale=Hyper(0.5)) or "
-            "ARD(shape=, rate=), or hyper='auto'."
+            "weight_prior: sampled variances have no closed-form update. "
+            'Use ARD(shape=, rate=, hyper="param"), or a fixed ARD(scale).'
+        )
+    if hyper == "learned" and noise is None and not prior.learned:
+        raise ValueError(
+            "hyper='learned': the model declares no hyperparameter. "
+            "Use Gaussian(scale=Hyper(0.5)) or ARD(shape=, rate=), or hyper='auto'."
         )
     if hyper == "fixed":
-        return None, None, 0.0
-    return (None if noise is None else float(noise.value)), prior.shape, prior.rate or 0.0
+        return None, None
+    return None if noise is None else float(noise.value), prior.map_variance if prior.learned else None
 
 
 def _start(

@@ -101,32 +101,3 @@ def log_weight(
     log_likelihood = target.log_likelihood(latents, log_noise, rows)
     log_guide = guide.log_density(theta.detach(), latents, active)
     return power * log_likelihood + log_prior(target, latents, variance, rows) - log_guide
-
-
-def variance_update(
-    loc: Tensor, scale: Tensor, shape: float, rate: float, prior_weight: float = 1.0
-) -> Tensor:
-    """Closed-form MAP update of the prior variances for a Gaussian guide.
-
-    ``a* = (rate + λ M / 2) / (shape + 1 + λ / 2)`` with ``M = loc² + scale²``: the maximum over ``a`` of
-    ``−λ KL(N(loc, scale²) ‖ N(0, a)) + log InvGamma(a; shape, rate)``.
-
-    Args:
-        loc: guide means of the non-centred weights.
-        scale: guide standard deviations, same shape.
-        shape: shape λ1 of the inverse-gamma hyperprior.
-        rate: rate λ2 of the hyperprior.
-        prior_weight: multiplier λ of the KL.
-
-    Returns:
-        The variances, same shape as ``loc``.
-
-    References:
-        MacKay, 1992. Bayesian interpolation.
-
-    Example:
-        >>> variance_update(torch.tensor([2.0]), torch.tensor([1.0]), shape=1.0, rate=0.5)
-        tensor([1.2000])
-    """
-    moment = loc.square() + scale.square()
-    return (rate + 0.5 * prior_weight * moment) / (shape + 1 + 0.5 * prior_weight)

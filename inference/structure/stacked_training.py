@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from evidentia.inference.structure.stacked_guide import StackedGuide, deal
-from evidentia.inference.structure.stacked_target import Target, log_weight, variance_update
+from evidentia.inference.structure.stacked_target import Target, log_weight
 from torch import Tensor
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -25,7 +25,8 @@ class Schedule(NamedTuple):
         window: steps in a window; the losses are recorded as window means.
         chunk_size: structures evaluated together.
         power: the power β of the likelihood.
-        shape, rate: inverse-gamma hyperprior of the prior variances, ``None`` to keep them.
+        variance_update: from the second moments ``E_q[u²]`` to the prior variances that maximise the upper
+            level; ``None`` to keep the variances.
         variance_bounds: the compact set the prior variances are kept in.
     """
 
@@ -38,8 +39,7 @@ class Schedule(NamedTuple):
     window: int = 50
     chunk_size: int = 512
     power: float = 1.0
-    shape: float | None = None
-    rate: float = 0.0
+    variance_update: Callable[[Tensor], Tensor] | None = None
     variance_bounds: tuple[float, float] = (1e-8, 1e8)
 
 
@@ -224,10 +224,10 @@ def _update(
     theta = torch.where(
         keep, theta.detach() - rate * scale * first / (second.sqrt() + EPSILON), theta.detach()
     )
-    if schedule.shape is not None:
+    if schedule.variance_update is not None:
         width = target.num_weights
         loc, deviation = guide.moments(theta[..., :-1] if target.learn_noise else theta, active)
-        proposal = variance_update(loc[..., :width], deviation[..., :width], schedule.shape, schedule.rate)
+        proposal = schedule.variance_update((loc.square() + deviation.square())[..., :width])
         # Where the hyperprior is improper the maximum can run to 0 or infinity: keep to a compact set.
         proposal = proposal.clamp(*schedule.variance_bounds)
         variance = torch.where(keep & active[..., :width], proposal, variance)

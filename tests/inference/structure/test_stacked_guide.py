@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from torch.distributions import InverseGamma, MultivariateNormal, Normal, kl_divergence
-
 from evidentia.inference.structure.pareto import tail_shape
 from evidentia.inference.structure.stacked_evidence import bounds
 from evidentia.inference.structure.stacked_guide import GUIDES, FullCovariance, MeanField, deal
-from evidentia.inference.structure.stacked_target import variance_update
 from evidentia.inference.structure.stacked_training import clip
+from torch.distributions import MultivariateNormal, Normal
 
 
 @pytest.fixture(autouse=True)
@@ -71,19 +69,6 @@ def test_clip_acts_on_each_row_alone():
         torch.testing.assert_close(clipped[row : row + 1], clip(gradient[row : row + 1], 5.0))
     torch.testing.assert_close(clipped[:2], gradient[:2])
     torch.testing.assert_close(clipped[2:].norm(dim=-1), torch.full((2,), 5.0))
-
-
-@pytest.mark.parametrize("prior_weight", [0.5, 1.0, 4.0])
-def test_variance_update_maximises_the_upper_level_objective(prior_weight):
-    loc, scale, shape, rate = torch.tensor(0.8), torch.tensor(0.4), 1.5, 0.7
-    best = variance_update(loc, scale, shape, rate, prior_weight)
-
-    def objective(variance):
-        kl = kl_divergence(Normal(loc, scale), Normal(0.0, variance.sqrt()))
-        return -prior_weight * kl + InverseGamma(shape, rate).log_prob(variance)
-
-    grid = best * torch.linspace(0.5, 2.0, 3001)
-    assert abs(grid[objective(grid).argmax()] / best - 1) < 1e-3
 
 
 def test_bounds_of_lognormal_weights():
