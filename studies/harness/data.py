@@ -179,7 +179,7 @@ def _check_columns(where: str, data: Dataset) -> None:
     for index in constant.nonzero().flatten().tolist():
         if data.names[index] != intercept:
             raise StudyError(
-                f"{where}: column {data.names[index]!r} is constant ({float(data.x[0, index]):g} in each row), so "
+                f"{where}: column {data.names[index]!r} is constant ({float(data.x[0, index]):g}); "
                 "the data say nothing about it. Leave it out, or name it as the intercept."
             )
     target = data.y

@@ -1,0 +1,341 @@
+"""The command ``evidentia``: each command reads its options, calls one function and prints the result."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from evidentia.studies.harness import errors
+from evidentia.studies.harness.errors import StudyError, explain, shorten
+from pydantic import ValidationError
+
+RUNS = Path("runs")
+DEBUG = "EVIDENTIA_TRACEBACK"
+MAX_PATH = 1024
+
+app = typer.Typer(
+    help="Which structure do the data support, and how sure are we?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Study = Annotated[str, typer.Argument(help="name of a study; `evidentia list` shows all", show_default=False)]
+Run = Annotated[str, typer.Argument(help="folder of a run, runs/<study>/<run>", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; repeatable")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="ignore studies of other packages")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="the same question in seconds")]
+Seed = Annotated[int | None, typer.Option("--seed", help="same as --set seed=N")]
+
+
+@app.command("list")
+def list_studies(
+    tag: Annotated[str | None, typer.Option(help="only studies with this tag")] = None,
+    as_json: Json = False,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """List the studies: name, question, number of points, expected minutes."""
+    from evidentia.studies.harness import listing
+
+    rows, notices = listing.study_rows(not no_plugins, tag)
+    for notice in notices:
+        _warn(notice)
+    if as_json:
+        _say(listing.document([row._asdict() for row in rows]))
+        return
+    table = [
+        (
+            row.name,
+            row.points,
+            row.minutes,
+            row.question or (f"(plugin {row.distribution})" if row.distribution else None),
+        )
+        for row in rows
+    ]
+    _say(listing.text_table(("name", "points", "minutes", "question"), table))
+
+
+@app.command()
+def show(
+    study: Study,
+    overrides: Set = None,
+    smoke: Smoke = False,
+    seed: Seed = None,
+    as_json: Json = False,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Show the resolved settings with type, default and bound, and the parts of the model as text."""
+    from evidentia.studies.harness import listing
+
+    module, config, declared = _resolve(study, overrides, smoke, seed, no_plugins)
+    rows = list(listing.settings(config))
+    if as_json:
+        _say(
+            listing.document(
+                {
+                    "study": declared.name,
+                    "question": module.question,
+                    "distribution": module.source.distribution,
+                    "points": declared.count(),
+                    "settings": [row._asdict() for row in rows],
+                    "resolved": declared.model_dump(mode="json"),
+                }
+            )
+        )
+        return
+    origin = f" (plugin {module.source.distribution})" if module.source.distribution else ""
+    _say(f"{declared.name}{origin}: {module.question}\n")
+    _say(listing.text_table(("key", "value", "type", "default", "bound", "meaning"), rows) + "\n")
+    _say("\n".join(listing.graph(declared)))
+    _say(f"{declared.count():,} points")
+
+
+@app.command()
+def run(
+    study: Study,
+    overrides: Set = None,
+    seed: Seed = None,
+    smoke: Smoke = False,
+    out: Annotated[
+        str | None, typer.Option(help="folder of the run; runs/<study>/<stamp>-<id> if not given")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the unfinished run in --out")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="start points over whose checkpoints are unusable")
+    ] = False,
+    workers: Annotated[str | None, typer.Option(help="number of processes, or tcp://host:port")] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, max=100, help="for faults of the machinery, not of numbers")
+    ] = 0,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="only part I of N, counted from 0")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="confirm a very large grid")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="validate, print points and cost, write nothing")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="only the verdict")] = False,
+    as_json: Json = False,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Run a study; exit 0, or 1 if a claim failed, 2 bad input, 3 numbers failed, 74 disk, 130/143 signal."""
+    if quiet and as_json:
+        raise StudyError("--quiet and --json exclude each other. Give one of them.")
+    if (resume or restart) and out is None:
+        raise StudyError("--resume and --restart continue a run: say which, with --out FOLDER.")
+    crew, folder = _workers(workers), None if out is None else _path(out, "--out")
+    part = None if shard is None else _shard(shard)
+    module, _, declared = _resolve(study, overrides, smoke, seed, no_plugins)
+    declared.confirm(yes or dry_run)
+
+    from evidentia.studies.harness.progress import make_reporter
+    from evidentia.studies.harness.run import run_study
+
+    reporter = make_reporter(sys.stdout, sys.stderr, quiet=quiet, as_json=as_json)
+    done = run_study(
+        declared,
+        out=folder,
+        runs_root=RUNS,
+        resume=resume,
+        restart=restart,
+        workers=crew,
+        retries=retries,
+        shard=part,
+        yes=yes,
+        dry_run=dry_run,
+        reporter=reporter,
+    )
+    if dry_run:
+        _print_plan(module, declared, as_json)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def report(
+    folder: Run,
+    open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Build report.html again from the folder of a run alone; the same bytes each time."""
+    from evidentia.studies.harness.report import build_report
+
+    path = build_report(_path(folder, "RUN"))
+    _say(str(path))
+    if open_:
+        typer.launch(str(path))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="folders of runs", show_default=False)],
+    csv: Annotated[bool, typer.Option("--csv", help="comma-separated values")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
+    from evidentia.studies.harness.compare import compare_runs
+
+    table = compare_runs([_path(each, "RUN") for each in runs])
+    if as_json:
+        _say(table.to_json(orient="records"))
+    else:
+        _say(table.to_csv(index=False).rstrip() if csv else table.to_string(index=False))
+
+
+@app.command()
+def status(folder: Run, as_json: Json = False) -> None:
+    """Show the state of every point of a run."""
+    from evidentia.studies.harness.status import status_table
+
+    _say(str(status_table(_path(folder, "RUN"))))
+
+
+@app.command()
+def clean(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="30s, 10m, 12h, 7d or 2w", show_default=False)
+    ],
+    root: Annotated[str, typer.Argument(help="folder of a run, or of all runs")] = str(RUNS),
+) -> None:
+    """Remove temporary files that killed runs left behind."""
+    from evidentia.studies.harness.clean import clean as remove
+    from evidentia.studies.harness.clean import parse_age
+
+    age, place = parse_age(older_than), _path(root, "ROOT")
+    removed = remove(place, age) if place.exists() or place != RUNS else []
+    for path in removed:
+        _say(str(path))
+    _say(f"{len(removed)} temporary file{'s' * (len(removed) != 1)} removed")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show versions, threads, optional packages, the dot binary and free disk space."""
+    from evidentia.studies.harness.doctor import doctor_report
+
+    _say(str(doctor_report()))
+
+
+def _resolve(
+    name: str, overrides: Sequence[str] | None, smoke: bool, seed: int | None, no_plugins: bool
+) -> Any:
+    """The study module, its configuration after ``--smoke`` and then ``--set``, and the study that follows."""
+    from evidentia.studies.harness import discovery
+    from evidentia.studies.harness.overrides import apply_overrides
+
+    module = discovery.load(discovery.find(name, plugins=not no_plugins))
+    config = module.config().smoke() if smoke else module.config()
+    texts = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
+    config = apply_overrides(config, texts)
+    return module, config, discovery.declare(module, config)
+
+
+def _workers(text: str | None) -> int | str | None:
+    if text is None:
+        return None
+    if re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        return int(text)
+    if re.fullmatch(r"(tcp|tls)://[\w.\-\[\]:]{1,255}:[0-9]{1,5}", text, re.ASCII):
+        return text
+    raise StudyError(f"--workers: given {shorten(text)}, expected a number of processes or tcp://host:port.")
+
+
+def _shard(text: str) -> Any:
+    from evidentia.studies.harness.locks import Shard
+
+    return Shard.parse(text)
+
+
+def _path(text: str, option: str) -> Path:
+    """A path the user typed, as far as its text can be judged."""
+    if not text.strip() or "\0" in text:
+        raise StudyError(f"{option}: given {shorten(text)}, expected the path of a folder.")
+    if len(text) > MAX_PATH or any(len(part.encode(errors="replace")) > 200 for part in Path(text).parts):
+        raise StudyError(f"{option}: the path has {len(text)} characters, more than a path may have.")
+    return Path(text)
+
+
+def _print_plan(module: Any, study: Any, as_json: bool) -> None:
+    from evidentia.studies.harness import listing
+
+    planned = listing.plan(module, study)
+    if as_json:
+        _say(listing.document(planned))
+        return
+    _say(
+        f"{study.name}: {planned['points']:,} points, {module.config.minutes:g} minutes for the full study; nothing written"
+    )
+    columns = list(planned["first"][0])
+    _say(listing.text_table(columns, [[row.get(name) for name in columns] for row in planned["first"]]))
+    if planned["points"] > len(planned["first"]):
+        _say(f"… and {planned['points'] - len(planned['first']):,} more")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"notice: {text}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every fault is one message on stderr.
+
+    Args:
+        arguments: words after ``evidentia``; the process's own where None.
+    """
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments), prog_name="evidentia", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else errors.OK
+    except StudyError as error:
+        return _fail(str(error), error.exit_code)
+    except ValidationError as error:
+        return _fail(explain(error), errors.BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", errors.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.STORAGE
+    except OSError as error:
+        return _fail(f"{error.filename or 'disk'}: {error.strerror or error}", errors.STORAGE)
+    except Exception as error:
+        if callable(describe := getattr(error, "format_message", None)):  # a usage error of typer
+            return _fail(f"{describe()} `evidentia --help` shows the commands and options.", errors.BAD_INPUT)
+        if os.environ.get(DEBUG):
+            raise
+        hint = f"Set {DEBUG}=1 to see where."
+        return _fail(f"{type(error).__name__}: {error or 'no message'}. {hint}", errors.NUMERICAL)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def study_main(spec: Any) -> int:
+    """What ``python -m evidentia.studies.<module>`` does: ``evidentia run <module>`` with the same options.
+
+    The last line of a study module is
+    ``if __name__ == "__main__": raise SystemExit(study_main(__spec__))``, below an import of this function.
+
+    Args:
+        spec: the module's ``__spec__``.
+    """
+    return main(["run", spec.name.rpartition(".")[2], *sys.argv[1:]])
+
+
+def entry() -> None:
+    """The console script: exit with the code of :func:`main`."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

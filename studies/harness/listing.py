@@ -1,0 +1,179 @@
+"""What `evidentia list`, `evidentia show` and a dry run print: rows about studies, settings and points."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, get_args
+
+from evidentia.studies.harness.discovery import Source, StudyModule, declare, discover, load
+from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.points import Ref, canon
+from evidentia.studies.harness.study import Study
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+SHOWN_POINTS = 20
+_BOUNDS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "length >= {}"} | {
+    "max_length": "length <= {}",
+    "pattern": "matches {}",
+    "multiple_of": "multiple of {}",
+}
+
+
+class StudyRow(NamedTuple):
+    """One study in a list. Of a plugin only metadata is known, so that its fields are None."""
+
+    name: str
+    question: str | None
+    points: int | None
+    minutes: float | None
+    tags: tuple[str, ...]
+    distribution: str | None
+
+
+class Setting(NamedTuple):
+    """One key of a configuration."""
+
+    key: str
+    value: Any
+    type: str
+    default: Any
+    bound: str
+    description: str
+
+
+def study_rows(plugins: bool = True, tag: str | None = None) -> tuple[list[StudyRow], list[str]]:
+    """The studies there are, and a notice for each that cannot be loaded.
+
+    Args:
+        plugins: include those of outside packages (metadata only; none has a known tag).
+        tag: only studies with this tag.
+    """
+    rows, notices = [], []
+    for source in discover(plugins).values():
+        try:
+            row = _row(source)
+        except StudyError as error:
+            notices.append(str(error))
+            row = StudyRow(source.name, None, None, None, (), None)
+        if tag is None or tag in row.tags:
+            rows.append(row)
+    return rows, notices
+
+
+def _row(source: Source) -> StudyRow:
+    if source.distribution is not None:
+        return StudyRow(source.name, None, None, None, (), source.distribution)
+    module = load(source)
+    study = declare(module, module.config())
+    return StudyRow(source.name, module.question, study.count(), module.config.minutes, study.tags, None)
+
+
+def settings(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
+    """Each key of a configuration with its value, type, default and bound; nested models by dotted keys.
+
+    Example:
+        >>> [(row.key, row.value, row.type, row.bound) for row in settings(StudyConfig(seed=3))]
+        [('seed', 3, 'int', '>= 0, < 9223372036854775808')]
+    """
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from settings(value, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        yield Setting(prefix + name, value, _type(field), default, _bound(field), field.description or "")
+
+
+def _type(field: FieldInfo) -> str:
+    annotation = field.annotation
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else str(annotation).replace("typing.", "")
+    )
+
+
+def _bound(field: FieldInfo) -> str:
+    found = []
+    for constraint in field.metadata:
+        for name, form in _BOUNDS.items():
+            limit = getattr(constraint, name, None)
+            if limit is not None:
+                found.append(form.format(limit))
+    return ", ".join(found)
+
+
+def graph(study: Study) -> list[str]:
+    """The parts of a study as text, an arrow from each to what it feeds; axes of the grid below.
+
+    Example:
+        >>> graph(Study(name="toy", data="tanh", model="line", inference="svi", grid={"model.width": (1, 2)}))
+        ['data tanh -> model line -> inference svi', 'axis model.width: 1, 2']
+    """
+    parts: Sequence[tuple[str, Ref | None]] = (
+        ("data", study.data),
+        ("model", study.model),
+        ("guide", study.guide),
+        ("inference", study.inference),
+    )
+    lines = [" -> ".join(f"{name} {ref.label}" for name, ref in parts if ref is not None)]
+    for block in study.grid:
+        lines += [f"axis {path}: {_abridge(values)}" for path, values in block.items()]
+    if len(study.replicates) > 1:
+        lines.append(f"axis replicate: {_abridge(study.replicates)}")
+    if study.metrics:
+        lines.append(f"metrics {', '.join(study.metrics)}")
+    return lines + [f"expects {claim.text}" for claim in study.expect]
+
+
+def _abridge(values: Sequence[Any], limit: int = 8) -> str:
+    shown = ", ".join(_short(value) for value in values[:limit])
+    return f"{shown}, … ({len(values)} values)" if len(values) > limit else shown
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "key" in value:
+        return Ref(**value).label
+    return value if isinstance(value, str) else canon(value)
+
+
+def plan(module: StudyModule, study: Study) -> dict[str, Any]:
+    """What a run would do: the number of points, the cost, and the first points."""
+    points = list(islice(study.points(), SHOWN_POINTS))
+    return {
+        "study": study.name,
+        "points": study.count(),
+        "minutes_full": module.config.minutes,
+        "seed": study.seed,
+        "first": [{"id": point.id, "seed": point.seed, **point.varied} for point in points],
+    }
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Aligned columns; None is shown as a dash.
+
+    Example:
+        >>> print(text_table(["name", "n"], [["a", 1], ["bc", None]]))
+        name  n
+        a     1
+        bc    -
+    """
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(header))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def document(value: Any) -> str:
+    """One JSON document, for ``--json``."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
