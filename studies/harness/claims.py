@@ -47,8 +47,8 @@ class ClaimLike(Protocol):
         """One of > >= < <= == !=."""
 
     @property
-    def value(self) -> float | None:
-        """The number compared with; with `than`, the least lead."""
+    def value(self) -> float | str | None:
+        """The number compared with (with `than`, the least lead), or a text for == and !=."""
 
     @property
     def than(self) -> Mapping[str, Any] | None:
@@ -69,7 +69,7 @@ class ClaimResult(NamedTuple):
 
     text: str
     passed: bool
-    observed: float
+    observed: float | str
     status: str = "PASS"
     reason: str = ""
 
@@ -77,7 +77,7 @@ class ClaimResult(NamedTuple):
         """The claim, what was observed, and what went wrong, as one line."""
         if self.status == "ERROR":
             return f"{self.text} ({self.reason})"
-        observed = "not a number" if math.isnan(self.observed) else show_number("", self.observed)
+        observed = "nothing" if self.observed != self.observed else show_number("", self.observed)
         return f"{self.text} (observed {observed}{'; ' + self.reason if self.reason else ''})"
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,11 +87,11 @@ class ClaimResult(NamedTuple):
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ClaimResult:
         """Read a record written by `as_dict`."""
-        passed = record.get("passed") is True
+        passed, seen = record.get("passed") is True, record.get("observed", "nan")
         return cls(
             str(record.get("text", "")),
             passed,
-            float(record.get("observed", "nan")),
+            float(seen) if seen in ("nan", "inf", "-inf") else seen,
             str(record.get("status", "PASS" if passed else "FAIL")),
             str(record.get("reason", "")),
         )
@@ -131,6 +131,8 @@ def check_claim(claim: ClaimLike, table: pd.DataFrame) -> ClaimResult:
     """One claim against the table."""
     text = claim.text or describe(claim)
     try:
+        if isinstance(claim.value, str):
+            return _check_text(claim, table, text)
         observed, target = _observe(claim, table)
     except _UnanswerableError as error:
         return ClaimResult(text, False, math.nan, "ERROR", str(error))
@@ -145,6 +147,18 @@ def check_claim(claim: ClaimLike, table: pd.DataFrame) -> ClaimResult:
     if reason and claim.tolerance:
         reason += f" within {show_number('', claim.tolerance)}"
     return ClaimResult(text, passed, observed, "PASS" if passed else "FAIL", reason)
+
+
+def _check_text(claim: ClaimLike, table: pd.DataFrame, text: str) -> ClaimResult:
+    """A claim about a column of words: every selected cell is, or is not, the text."""
+    if claim.op not in ("==", "!="):
+        raise _UnanswerableError(f"{claim.op} cannot compare with the text {claim.value!r}")
+    if claim.than is not None:
+        raise _UnanswerableError("a text and `than` are both given")
+    cells = [str(cell) for cell in table.loc[_selected(claim, table), claim.metric]]
+    wrong = [cell for cell in cells if (cell == claim.value) != (claim.op == "==")]
+    reason = f"expected {claim.op} {claim.value}" if wrong else ""
+    return ClaimResult(text, not wrong, (wrong or cells)[0], "FAIL" if wrong else "PASS", reason)
 
 
 def claims_exit_code(results: Iterable[ClaimResult]) -> int:
@@ -174,11 +188,7 @@ def _observe(claim: ClaimLike, table: pd.DataFrame) -> tuple[float, float]:
         raise _UnanswerableError(f"unknown op {claim.op!r}; one of {' '.join(OPS)}")
     if claim.reduce not in ("all", "mean", "min", "max"):
         raise _UnanswerableError(f"unknown reduce {claim.reduce!r}; one of all mean min max")
-    if claim.metric not in table.columns:
-        raise _UnanswerableError(f"no column {claim.metric!r}; the table has {_names(table)}")
-    left = _rows(table, claim.where)
-    if not left.any():
-        raise _UnanswerableError(f"no row matches {_selection(claim.where) or 'an empty table'}")
+    left = _selected(claim, table)
     mine = _numbers(table, claim.metric, left)
     if claim.than is None:
         if claim.value is None:
@@ -190,6 +200,16 @@ def _observe(claim: ClaimLike, table: pd.DataFrame) -> tuple[float, float]:
         raise _UnanswerableError(f"no other row matches than: {what}")
     theirs = _numbers(table, claim.metric, right)
     return _lead(mine, theirs, claim), float(claim.value or 0.0)
+
+
+def _selected(claim: ClaimLike, table: pd.DataFrame) -> Any:
+    """The rows that the claim is about; at least one."""
+    if claim.metric not in table.columns:
+        raise _UnanswerableError(f"no column {claim.metric!r}; the table has {_names(table)}")
+    left = _rows(table, claim.where)
+    if not left.any():
+        raise _UnanswerableError(f"no row matches {_selection(claim.where) or 'an empty table'}")
+    return left
 
 
 def _numbers(table: pd.DataFrame, metric: str, rows: Any) -> list[float]:

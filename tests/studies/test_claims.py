@@ -121,3 +121,13 @@ def test_exit_codes_and_round_trip():
     assert claims_exit_code(results[:1]) == claims_exit_code([]) == 0
     assert [ClaimResult.from_dict(result.as_dict()) for result in results] == results
     assert results[0].text == "log_evidence < 0.0"
+
+
+def test_claims_about_words():
+    best = {"metric": "structure", "where": {"replicate": 1}}
+    assert status(**best, op="==", value="one") == "PASS"
+    assert status(**best, op="!=", value="one") == "FAIL"
+    result = check_claim(claim(metric="structure", op="==", value="one"), TABLE)
+    assert (result.status, result.observed) == ("FAIL", "const")
+    assert status(**best, op=">", value="one") == "ERROR"
+    assert status(metric="structure", where={"replicate": 9}, op="!=", value="one") == "ERROR"
