@@ -6,9 +6,8 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
-
 from evidentia.models.hyper import Hyper as Hyper
+from torch import Size, Tensor
 
 Noise = Tensor | None
 
@@ -16,8 +15,8 @@ Noise = Tensor | None
 class Likelihood(ABC):
     """The law of the response given a node value; abstract.
 
-    A likelihood has two parts. ``noise`` runs inside a Pyro model and returns the noise parameter (fixed, learned
-    or sampled), or None when there is none. ``distribution`` is pure.
+    A likelihood has two parts. ``noise`` runs inside a Pyro model and returns the noise parameter (fixed,
+    learned or sampled), or None when there is none. ``distribution`` is pure.
 
     Shapes: node value ``(*batch, n, width)``, noise ``(*batch)``, distribution batch ``(*batch, n)``.
     """
@@ -32,16 +31,21 @@ class Likelihood(ABC):
         return {}
 
     @abstractmethod
-    def distribution(self, value: Tensor, noise: Noise = None) -> Any:
+    def distribution(self, value: Tensor, noise: Noise = None, *, validate_args: bool | None = None) -> Any:
         """The law of the response, a Pyro distribution with batch shape ``(*batch, n)``.
 
         Args:
             value: node value ``(*batch, n, width)``.
             noise: noise parameter ``(*batch)``; ignored where the likelihood has none.
+            validate_args: False switches Pyro's checks off, which ``torch.func.vmap`` needs.
 
         Raises:
             ValueError: the node has a width that this likelihood cannot read.
         """
+
+    def response_shape(self, num_rows: int, width: int) -> Size:
+        """Shape of the response for this many rows and an output node of this width."""
+        return Size([num_rows])
 
     def check_width(self, width: int) -> None:
         """Raise ValueError when a node of this width cannot be read by the likelihood."""
@@ -60,8 +64,9 @@ class Gaussian(Likelihood):
     """``y ~ N(value, scale²)``, independently for each output column.
 
     Args:
-        scale: standard deviation of the noise, in the unit of the response: a positive number (fixed), a ``Hyper``
-            (the ``pyro.param`` named ``noise``), or a distribution over positive numbers (the sample site ``noise``).
+        scale: standard deviation of the noise, in the unit of the response: a positive number (fixed), a
+            ``Hyper`` (the ``pyro.param`` named ``noise``), or a distribution over positive numbers (the
+            sample site ``noise``).
 
     Raises:
         ValueError: a fixed scale that is not positive and finite.
@@ -89,8 +94,10 @@ class Gaussian(Likelihood):
                 )
         elif not isinstance(scale, Hyper) and not hasattr(scale, "log_prob"):
             raise ValueError(
-                f"Gaussian: argument 'scale' must be a number, a Hyper or a distribution, got {type(scale).__name__}. "
-                "Write Gaussian(scale=0.5), Gaussian(scale=Hyper(0.5)) or Gaussian(scale=dist.HalfNormal(1.0))."
+                "Gaussian: argument 'scale' must be a number, a Hyper or a distribution, got "
+                f"{type(scale).__name__}. "
+                "Write Gaussian(scale=0.5), Gaussian(scale=Hyper(0.5)) or "
+                "Gaussian(scale=dist.HalfNormal(1.0))."
             )
         self.scale = scale
 
@@ -107,7 +114,7 @@ class Gaussian(Likelihood):
             return torch.as_tensor(self.scale, dtype=like.dtype, device=like.device)
         return pyro.sample("noise", self.scale)
 
-    def distribution(self, value: Tensor, noise: Noise = None) -> Any:
+    def distribution(self, value: Tensor, noise: Noise = None, *, validate_args: bool | None = None) -> Any:
         """``Normal(value, noise)`` with batch ``(*batch, n)``."""
         if noise is None:
             if not isinstance(self.scale, int | float):
@@ -117,8 +124,12 @@ class Gaussian(Likelihood):
                 )
             noise = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device)
         if value.shape[-1] == 1:
-            return dist.Normal(value[..., 0], noise[..., None])
-        return dist.Normal(value, noise[..., None, None]).to_event(1)
+            return dist.Normal(value[..., 0], noise[..., None], validate_args=validate_args)
+        return dist.Normal(value, noise[..., None, None], validate_args=validate_args).to_event(1)
+
+    def response_shape(self, num_rows: int, width: int) -> Size:
+        """``(n,)`` for one column, ``(n, width)`` for several."""
+        return Size([num_rows]) if width == 1 else Size([num_rows, width])
 
     def check_width(self, width: int) -> None:
         """Any width is accepted."""
@@ -140,10 +151,10 @@ class Bernoulli(Likelihood):
         McCullagh & Nelder, 1989. Generalized linear models.
     """
 
-    def distribution(self, value: Tensor, noise: Noise = None) -> Any:
+    def distribution(self, value: Tensor, noise: Noise = None, *, validate_args: bool | None = None) -> Any:
         """``Bernoulli(logits=value)`` with batch ``(*batch, n)``."""
         self.check_width(value.shape[-1])
-        return dist.Bernoulli(logits=value[..., 0])
+        return dist.Bernoulli(logits=value[..., 0], validate_args=validate_args)
 
 
 @final
@@ -159,16 +170,17 @@ class Categorical(Likelihood):
         McCullagh & Nelder, 1989. Generalized linear models.
     """
 
-    def distribution(self, value: Tensor, noise: Noise = None) -> Any:
+    def distribution(self, value: Tensor, noise: Noise = None, *, validate_args: bool | None = None) -> Any:
         """``Categorical(logits=value)`` with batch ``(*batch, n)``."""
         self.check_width(value.shape[-1])
-        return dist.Categorical(logits=value)
+        return dist.Categorical(logits=value, validate_args=validate_args)
 
     def check_width(self, width: int) -> None:
         """At least two classes are needed."""
         if width < 2:
             raise ValueError(
-                f"likelihood Categorical: expected an output node with one column per class, got width {width}. "
+                "likelihood Categorical: expected an output node with one column per class, got width "
+                f"{width}. "
                 "Give the last edge operations with as many units as there are classes, or use Bernoulli."
             )
 
@@ -186,7 +198,7 @@ class Poisson(Likelihood):
         McCullagh & Nelder, 1989. Generalized linear models.
     """
 
-    def distribution(self, value: Tensor, noise: Noise = None) -> Any:
+    def distribution(self, value: Tensor, noise: Noise = None, *, validate_args: bool | None = None) -> Any:
         """``Poisson(exp(value))`` with batch ``(*batch, n)``."""
         self.check_width(value.shape[-1])
-        return dist.Poisson(value[..., 0].exp())
+        return dist.Poisson(value[..., 0].exp(), validate_args=validate_args)

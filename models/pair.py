@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 class Pair(NamedTuple):
     """A model and a guide: two callables with the same arguments.
 
-    A pair unpacks where Pyro expects the two, so ``SVI(*pair, optimizer, loss)`` works. Several guides for one
-    model are the normal case, which is why the guide is not a method of the model.
+    A pair unpacks where Pyro expects the two, so ``SVI(*pair, optimizer, loss)`` works. Several guides for
+    one model are the normal case, which is why the guide is not a method of the model.
 
     Args:
         model: the generative program ``model(*args, **kwargs)``, a Pyro function or a ``PyroModule``.

@@ -4,12 +4,11 @@ import math
 from typing import Any, final
 
 import torch
+from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import clamp_probs
-
-from evidentia.models.distributions.log_simplex import log_simplex
 
 
 @final
@@ -17,12 +16,12 @@ class GumbelSoftmax(TorchDistribution):  # type: ignore[misc]
     r"""Law of ``y = log γ`` with ``γ = softmax((log s + G)/τ)`` and independent standard Gumbel ``G``.
 
     The density of γ with respect to the Lebesgue measure of its first K-1 coordinates is
-    ``p(γ) = (K-1)! τ^{K-1} ∏_l s_l γ_l^{-τ-1} / (Σ_l s_l γ_l^{-τ})^K``, and ``log_prob(y) = log p(γ) + Σ_l log γ_l``,
-    the density in the log-ratios ``y_l - y_K`` (see `LogSimplex`). Everything is computed from y, so that samples at
-    temperature 0.01 neither underflow nor leave the support in single precision.
+    ``p(γ) = (K-1)! τ^{K-1} ∏_l s_l γ_l^{-τ-1} / (Σ_l s_l γ_l^{-τ})^K``, and ``log_prob(y) = log p(γ) + Σ_l
+    log γ_l``, the density in the log-ratios ``y_l - y_K`` (see `LogSimplex`). Everything is computed from y,
+    so that samples at temperature 0.01 neither underflow nor leave the support in single precision.
 
-    At *every* temperature the largest coordinate is l with probability ``s_l / Σ s``. As τ → 0 the law tends to the
-    one-hot categorical; as τ → ∞ it concentrates at the centre 1/K whatever s is.
+    At *every* temperature the largest coordinate is l with probability ``s_l / Σ s``. As τ → 0 the law tends
+    to the one-hot categorical; as τ → ∞ it concentrates at the centre 1/K whatever s is.
 
     Args:
         temperature: τ > 0, shape ``(*batch)``; broadcasts with the batch shape of ``logits``.

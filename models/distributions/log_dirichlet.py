@@ -3,26 +3,26 @@
 from typing import Any, final
 
 import torch
+from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Dirichlet, constraints
 from torch.distributions.utils import clamp_probs
-
-from evidentia.models.distributions.log_simplex import log_simplex
 
 
 @final
 class LogDirichlet(TorchDistribution):  # type: ignore[misc]
     """Law of ``y = log γ`` with ``γ ~ Dirichlet(concentration)``.
 
-    ``log_prob(y) = lnΓ(Σα) - Σ lnΓ(α_l) + Σ_l α_l y_l``: the density in the log-ratios (see `LogSimplex`). A structure
-    prior with temperature t and weights s has ``concentration = t · s``: for t → 0 it tends to one-hot vectors with
-    probabilities ``s/Σs``, for t → ∞ it concentrates at ``s/Σs`` (not at the centre).
+    ``log_prob(y) = lnΓ(Σα) - Σ lnΓ(α_l) + Σ_l α_l y_l``: the density in the log-ratios (see `LogSimplex`). A
+    structure prior with temperature t and weights s has ``concentration = t · s``: for t → 0 it tends to
+    one-hot vectors with probabilities ``s/Σs``, for t → ∞ it concentrates at ``s/Σs`` (not at the centre).
 
     Args:
         concentration: α > 0, shape ``(*batch, K)``.
 
-    Shapes: event ``(K,)``, batch ``concentration.shape[:-1]``. Draws are in log space: ``log Gamma(α)`` is drawn as
+    Shapes: event ``(K,)``, batch ``concentration.shape[:-1]``. Draws are in log space: ``log Gamma(α)`` is
+        drawn as
     ``log Gamma(α + 1) + log(U)/α``, which does not underflow for small α. Gradients are implicit.
 
     Raises:
@@ -45,7 +45,9 @@ class LogDirichlet(TorchDistribution):  # type: ignore[misc]
 
     def __init__(self, concentration: Tensor, *, validate_args: bool | None = None) -> None:
         if concentration.ndim < 1:
-            raise ValueError("LogDirichlet: argument 'concentration' must have shape (*batch, K), got a scalar.")
+            raise ValueError(
+                "LogDirichlet: argument 'concentration' must have shape (*batch, K), got a scalar."
+            )
         self.concentration = concentration
         super().__init__(concentration.shape[:-1], concentration.shape[-1:], validate_args=validate_args)
 

@@ -12,8 +12,9 @@ from torch.distributions.transforms import Transform
 class LogSimplex(constraints.Constraint):
     """Vectors ``y`` with ``Σ_l exp(y_l) = 1``: logarithms of a point in the open simplex.
 
-    The base measure of densities here is the Lebesgue measure of the K-1 log-ratios ``y_l - y_K``. In terms of the
-    density p of ``γ = exp(y)`` on its first K-1 coordinates, ``log p(y) = log p(γ) + Σ_{l=1}^{K} log γ_l``.
+    The base measure of densities here is the Lebesgue measure of the K-1 log-ratios ``y_l - y_K``. In terms
+    of the density p of ``γ = exp(y)`` on its first K-1 coordinates, ``log p(y) = log p(γ) + Σ_{l=1}^{K} log
+    γ_l``.
 
     References:
         Aitchison, 1982. The statistical analysis of compositional data.
@@ -35,9 +36,12 @@ log_simplex = LogSimplex()
 class LogRatioTransform(Transform):
     """``z ∈ ℝ^{K-1} ↦ y = log softmax(z_1, …, z_{K-1}, 0)``, onto the log-simplex.
 
-    Its Jacobian is one with respect to the base measure of `LogSimplex`, so a density of ``y`` is the density of
-    ``z`` unchanged. That makes a relaxed structure an ordinary unconstrained variable for NUTS and for automatic
-    guides: ``biject_to`` of the log-simplex is this transform. (The entry in torch's table is for this library's own
+    Its Jacobian is one with respect to the base measure of `LogSimplex`, so a density of ``y`` is the density
+    of
+    ``z`` unchanged. That makes a relaxed structure an ordinary unconstrained variable for NUTS and for
+    automatic
+    guides: ``biject_to`` of the log-simplex is this transform. (The entry in torch's table is for this
+        library's own
     constraint and changes nothing that existed before.)
 
     References:

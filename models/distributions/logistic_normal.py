@@ -4,26 +4,27 @@ import math
 from typing import Any, final
 
 import torch
+from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import MultivariateNormal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
-
-from evidentia.models.distributions.log_simplex import log_simplex
 
 
 @final
 class LogisticNormal(TorchDistribution):  # type: ignore[misc]
     """Law of ``y = log γ`` with ``γ = softmax(x/τ)`` and ``x ~ N(μ, Σ)`` in **K** dimensions.
 
-    With ``D = [I, -1]`` the law depends on (μ, Σ) only through ``Dμ`` and ``DΣDᵀ``. The density of γ on its first K-1
-    coordinates is ``N(log(γ_{1:K-1}/γ_K); Dμ/τ, DΣDᵀ/τ²) / ∏_l γ_l``, so ``log_prob(y)`` is that normal log-density of
-    the log-ratios (see `LogSimplex`). ``torch.distributions.LogisticNormal`` is a different, stick-breaking law.
+    With ``D = [I, -1]`` the law depends on (μ, Σ) only through ``Dμ`` and ``DΣDᵀ``. The density of γ on its
+    first K-1 coordinates is ``N(log(γ_{1:K-1}/γ_K); Dμ/τ, DΣDᵀ/τ²) / ∏_l γ_l``, so ``log_prob(y)`` is that
+    normal log-density of the log-ratios (see `LogSimplex`). ``torch.distributions.LogisticNormal`` is a
+    different, stick-breaking law.
 
     Args:
         loc: μ, shape ``(*batch, K)``.
         covariance_matrix: Σ, shape ``(*batch, K, K)``; only ``DΣDᵀ`` must be positive definite.
         scale: standard deviations of independent coordinates, shape ``(*batch, K)``; instead of the matrix.
-        temperature: τ > 0, shape ``(*batch)``. For τ → 0 the law tends to one-hot vectors, for τ → ∞ to the centre.
+        temperature: τ > 0, shape ``(*batch)``. For τ → 0 the law tends to one-hot vectors, for τ → ∞ to the
+            centre.
 
     Raises:
         ValueError: neither or both of ``covariance_matrix`` and ``scale`` are given, or a constraint fails.
@@ -74,7 +75,9 @@ class LogisticNormal(TorchDistribution):  # type: ignore[misc]
         new = self._get_checked_instance(LogisticNormal, _instance)
         batch_shape = torch.Size(batch_shape)
         new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.covariance_matrix = self.covariance_matrix.expand(batch_shape + self.event_shape + self.event_shape)
+        new.covariance_matrix = self.covariance_matrix.expand(
+            batch_shape + self.event_shape + self.event_shape
+        )
         new.temperature = self.temperature.expand(batch_shape)
         super(LogisticNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

@@ -1,0 +1,268 @@
+"""The operations that are shipped: constants, generalised linear units, layers, skip connections."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from evidentia.models.structure.base_op import (
+    Activation,
+    activation_function,
+    activation_name,
+    column_numbers,
+    count_columns,
+    positive_integer,
+    take_columns,
+)
+from evidentia.models.structure.base_op import Op as Op
+from evidentia.models.structure.errors import FamilyError
+from torch import Size, Tensor
+
+
+@final
+class Constant(Op):
+    """``g(x; w) = w``: a constant for each of ``units`` output columns.
+
+    Example:
+        >>> Constant()(torch.zeros(3, 2), weight=torch.tensor([5.0])).squeeze(-1)
+        tensor([5., 5., 5.])
+
+    References:
+        McCullagh & Nelder, 1989. Generalized linear models.
+    """
+
+    reads_input = False
+
+    def __init__(self, units: int = 1) -> None:
+        self.units = positive_integer("Constant", "units", units)
+
+    def shapes(self, width: int) -> dict[str, Size]:
+        """``weight: (units,)``."""
+        return {"weight": Size([self.units])}
+
+    def width(self, inputs: int) -> int:
+        """``units``."""
+        return self.units
+
+    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
+        """The weight repeated for each row."""
+        weight = weights["weight"][..., None, :]
+        batch = torch.broadcast_shapes(x.shape[:-2], weight.shape[:-2])
+        return weight.expand((*batch, x.shape[-2], self.units))
+
+    def design(self, x: Tensor) -> Tensor | None:
+        """A column of ones when there is one unit."""
+        return x.new_ones(len(x), 1) if self.units == 1 else None
+
+    def __repr__(self) -> str:
+        return f"Constant(units={self.units})"
+
+
+@final
+class GLM(Op):
+    """``g(x; w) = a(x[:, columns] w + b)``: a generalised linear unit with one output column.
+
+    Args:
+        columns: input columns that enter, in this order; all when None. Negative numbers count from the end.
+        activation: a name, a function, or None for the identity.
+        bias: whether to add the intercept b, a second weight.
+
+    Raises:
+        FamilyError: unknown activation, no or repeated columns; a column out of range when the input is
+            known.
+
+    Shapes: ``weight (num_columns,)``, ``bias ()``.
+
+    Example:
+        >>> g = GLM(columns=[0, 2], activation="tanh")
+        >>> g.shapes(3)
+        {'weight': torch.Size([2])}
+        >>> g(torch.ones(4, 3), weight=torch.zeros(2)).shape
+        torch.Size([4, 1])
+
+    References:
+        McCullagh & Nelder, 1989. Generalized linear models.
+    """
+
+    def __init__(
+        self, columns: Sequence[int] | None = None, activation: Activation = None, bias: bool = False
+    ) -> None:
+        self.columns = column_numbers("GLM", columns)
+        self.activation = activation
+        self.bias = bias
+        self._function = activation_function("GLM", activation)
+
+    def shapes(self, width: int) -> dict[str, Size]:
+        """``weight (num_columns,)`` and, when there is one, ``bias ()``."""
+        num_columns = count_columns(self, self.columns, width)
+        return {"weight": Size([num_columns])} | ({"bias": Size([])} if self.bias else {})
+
+    def width(self, inputs: int) -> int:
+        """One output column."""
+        return 1
+
+    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
+        """``a(x[:, columns] w + b)``."""
+        value = take_columns(x, self.columns) @ weights["weight"][..., None]
+        if self.bias:
+            value = value + weights["bias"][..., None, None]
+        return value if self._function is None else self._function(value)
+
+    def design(self, x: Tensor) -> Tensor | None:
+        """The columns (and a column of ones for the bias) when there is no activation."""
+        if self._function is not None:
+            return None
+        matrix = take_columns(x, self.columns)
+        return torch.cat([matrix, x.new_ones(len(x), 1)], -1) if self.bias else matrix
+
+    def __repr__(self) -> str:
+        columns = "all" if self.columns is None else list(self.columns)
+        return f"GLM(columns={columns}, activation={activation_name(self.activation)}, bias={self.bias})"
+
+
+@final
+class Dense(Op):
+    """``g(x; W, b) = a(x[:, columns] W + b)``: a layer of ``units`` output columns.
+
+    Args:
+        units: number of output columns.
+        activation: a name, a function, or None for the identity.
+        bias: whether there is an intercept per unit.
+        active: number of live units; the columns after them are zero and carry no weights. Layers with the
+            same
+            ``units`` and different ``active`` on one edge are the choice of a width.
+        columns: input columns that enter; all when None.
+
+    Raises:
+        FamilyError: ``units`` or ``active`` out of range, unknown activation, column out of range.
+
+    Shapes: ``weight (num_columns, active)``, ``bias (active,)``.
+
+    Example:
+        >>> g = Dense(8, "tanh", active=2)
+        >>> g.shapes(3)
+        {'weight': torch.Size([3, 2]), 'bias': torch.Size([2])}
+        >>> g(torch.ones(4, 3), weight=torch.ones(3, 2), bias=torch.zeros(2)).shape
+        torch.Size([4, 8])
+
+    References:
+        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = None,
+        bias: bool = True,
+        active: int | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> None:
+        self.units = positive_integer("Dense", "units", units)
+        self.active = self.units if active is None else positive_integer("Dense", "active", active)
+        if self.active > self.units:
+            raise FamilyError(
+                f"Dense: active={active} is more than units={units}. Give active <= units; the other "
+                "columns are zero."
+            )
+        self.columns = column_numbers("Dense", columns)
+        self.activation = activation
+        self.bias = bias
+        self._function = activation_function("Dense", activation)
+
+    def shapes(self, width: int) -> dict[str, Size]:
+        """``weight (num_columns, active)`` and, when there is one, ``bias (active,)``."""
+        weight = {"weight": Size([count_columns(self, self.columns, width), self.active])}
+        return weight | ({"bias": Size([self.active])} if self.bias else {})
+
+    def width(self, inputs: int) -> int:
+        """``units``."""
+        return self.units
+
+    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
+        """``a(x[:, columns] W + b)``, padded with zero columns up to ``units``."""
+        value = take_columns(x, self.columns) @ weights["weight"]
+        if self.bias:
+            value = value + weights["bias"][..., None, :]
+        if self._function is not None:
+            value = self._function(value)
+        if self.active < self.units:
+            value = torch.nn.functional.pad(value, (0, self.units - self.active))
+        return value
+
+    def design(self, x: Tensor) -> Tensor | None:
+        """The columns (and a column of ones) when there is one unit and no activation."""
+        if self._function is not None or self.units != 1:
+            return None
+        matrix = take_columns(x, self.columns)
+        return torch.cat([matrix, x.new_ones(len(x), 1)], -1) if self.bias else matrix
+
+    def __repr__(self) -> str:
+        active = "" if self.active == self.units else f", active={self.active}"
+        return f"Dense({self.units}, activation={activation_name(self.activation)}, bias={self.bias}{active})"
+
+
+@final
+class Identity(Op):
+    """``g(x) = x``: a skip connection, without weights.
+
+    Example:
+        >>> Identity().width(5)
+        5
+
+    References:
+        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
+    """
+
+    def shapes(self, width: int) -> dict[str, Size]:
+        """No weights."""
+        return {}
+
+    def width(self, inputs: int) -> int:
+        """The width of the input."""
+        return inputs
+
+    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
+        """The input itself."""
+        return x
+
+    def __repr__(self) -> str:
+        return "Identity()"
+
+
+@final
+class Zero(Op):
+    """``g(x) = 0``: no connection, without weights.
+
+    Args:
+        units: number of output columns; the width of the input when None.
+
+    Example:
+        >>> Zero(units=3)(torch.ones(2, 5)).shape
+        torch.Size([2, 3])
+
+    References:
+        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
+    """
+
+    reads_input = False
+
+    def __init__(self, units: int | None = None) -> None:
+        self.units = None if units is None else positive_integer("Zero", "units", units)
+
+    def shapes(self, width: int) -> dict[str, Size]:
+        """No weights."""
+        return {}
+
+    def width(self, inputs: int) -> int:
+        """``units``, or the width of the input."""
+        return inputs if self.units is None else self.units
+
+    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
+        """Zeros."""
+        return x.new_zeros((*x.shape[:-1], self.width(x.shape[-1])))
+
+    def design(self, x: Tensor) -> Tensor | None:
+        """No columns."""
+        return x.new_zeros(len(x), 0) if self.width(x.shape[-1]) == 1 else None
+
+    def __repr__(self) -> str:
+        return "Zero()" if self.units is None else f"Zero(units={self.units})"
