@@ -172,16 +172,11 @@ def report(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="folders of runs", show_default=False)],
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated values")] = False,
-    as_json: Json = False,
 ) -> None:
     """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
     from evidentia.studies.harness.compare import compare_runs
 
-    table = compare_runs([_path(each, "RUN") for each in runs])
-    if as_json:
-        _say(table.to_json(orient="records"))
-    else:
-        _say(table.to_csv(index=False).rstrip() if csv else table.to_string(index=False))
+    _say(compare_runs([_path(each, "RUN") for each in runs], csv=csv).rstrip("\n"))
 
 
 @app.command()
@@ -221,7 +216,7 @@ def doctor(as_json: Json = False) -> None:
 def _resolve(
     name: str, overrides: Sequence[str] | None, smoke: bool, seed: int | None, no_plugins: bool
 ) -> Any:
-    """The study module, its configuration after ``--smoke`` and then ``--set``, and the study that follows."""
+    """The study module, its configuration after ``--smoke`` and ``--set``, and the study that follows."""
     from evidentia.studies.harness import discovery
     from evidentia.studies.harness.overrides import apply_overrides
 
@@ -264,9 +259,8 @@ def _print_plan(module: Any, study: Any, as_json: bool) -> None:
     if as_json:
         _say(listing.document(planned))
         return
-    _say(
-        f"{study.name}: {planned['points']:,} points, {module.config.minutes:g} minutes for the full study; nothing written"
-    )
+    _say(f"{study.name}: {planned['points']:,} points, nothing written")
+    _say(f"expected minutes of the full study: {module.config.minutes:g}")
     columns = list(planned["first"][0])
     _say(listing.text_table(columns, [[row.get(name) for name in columns] for row in planned["first"]]))
     if planned["points"] > len(planned["first"]):
@@ -288,9 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``evidentia``; the process's own where None.
     """
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="evidentia", standalone_mode=False
-        )
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        code = app(args=words or ["--help"], prog_name="evidentia", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else errors.OK
     except StudyError as error:

@@ -73,6 +73,7 @@ def settings(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
     """Each key of a configuration with its value, type, default and bound; nested models by dotted keys.
 
     Example:
+        >>> from evidentia.studies.harness.config import StudyConfig
         >>> [(row.key, row.value, row.type, row.bound) for row in settings(StudyConfig(seed=3))]
         [('seed', 3, 'int', '>= 0, < 9223372036854775808')]
     """

@@ -206,7 +206,8 @@ def resolve(study: "Study", cell: Mapping[str, Any]) -> dict[str, Any]:
                 raise StudyError(
                     f"grid path {path!r}: {'.'.join(parents[: depth + 1])!r} has no keys below it."
                 )
-        target[last] = _thaw(cell[path])
+        value = _thaw(cell[path])
+        target[last] = {"key": value, "params": {}} if not parents and isinstance(value, str) else value
     return settings
 
 

@@ -94,7 +94,10 @@ class Study(Frozen):
     inference: Ref
     metrics: tuple[Key, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
-    seeds: Annotated[int, Field(ge=1, le=10**7)] | Annotated[tuple[int, ...], Field(min_length=1)] = 1
+    seeds: (
+        Annotated[int, Field(ge=1, le=10**7)]
+        | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    ) = 1
     grid: Annotated[tuple[Block, ...], BeforeValidator(_blocks)] = ()
     budget: Budget = Budget()
     expect: tuple[Claim, ...] = ()
