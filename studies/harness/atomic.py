@@ -114,14 +114,16 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
     write_text(path, json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, **layout) + "\n")
 
 
-def make_folder(path: Path) -> None:
-    """Create ``path`` and its parents; an existing real folder is fine.
+def make_folder(path: Path, parents: bool = False) -> None:
+    """Create ``path``; an existing real folder is fine.
+
+    Without ``parents`` a folder that was deleted during a run does not come back half empty.
 
     Raises:
         StorageError: if it cannot be created (exit 74).
     """
     with storage("create the folder", path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=parents, exist_ok=True)
         sync_folder(path.parent)
 
 

@@ -132,6 +132,7 @@ class FolderCheckpoints:
         settings: digest of the point's settings; a pair with another digest is foreign and never loaded.
         notice: receives one line per warning.
         on_saved: receives the step after each save.
+        promised: step of a checkpoint that is known to have been written; its loss is then noticed.
 
     Example::
 
@@ -150,11 +151,13 @@ class FolderCheckpoints:
         settings: str,
         notice: Callable[[str], object] | None = None,
         on_saved: Callable[[int], object] | None = None,
+        promised: int | None = None,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._notice = notice or (lambda text: None)
         self._on_saved = on_saved or (lambda step: None)
+        self._promised = promised
         self._unusable: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -222,10 +225,16 @@ class FolderCheckpoints:
                 "whole pair with a matching sha256, schema and settings. Restore the folder, or run with "
                 "--resume --restart to start this point over"
             )
+        if self._promised is not None:
+            raise CheckpointError(
+                f"the checkpoint of step {self._promised} is gone from {self._folder}. Restore the folder, "
+                "or run with --resume --restart to start this point over"
+            )
         return None
 
     def clear(self) -> None:
         """Remove every checkpoint of this folder."""
+        self._promised = None
         for step, kind in self._files():
             self._remove(step, kind)
 

@@ -18,11 +18,13 @@ class Status(NamedTuple):
         state: "done", "skipped" (it was done already), "failed", "stopped", "busy" (another process has it).
         error: ``{type, message, site}`` of a failed point.
         exit_code: of a failed point: 2 for bad input, 3 for anything that failed while computing.
+        notices: lines for the user from a point that was computed in another process.
     """
 
     state: str
     error: dict[str, str] | None = None
     exit_code: int = 0
+    notices: tuple[str, ...] = ()
 
 
 class Executor(Protocol):

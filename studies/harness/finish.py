@@ -1,0 +1,152 @@
+"""The end of a run: the table, the claims, the figures, the report, the manifest, and DONE last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evidentia.studies.harness import atomic, manifest, results
+from evidentia.studies.harness.claims import ClaimResult, check_claims, claims_exit_code
+from evidentia.studies.harness.errors import StorageError, StudyError
+from evidentia.studies.harness.verdict import Check, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from evidentia.studies.harness.points import Point
+    from evidentia.studies.harness.result import Result
+    from evidentia.studies.harness.run_folder import Status
+    from evidentia.studies.harness.study import Study
+
+
+def finish(
+    folder: Path,
+    study: Study,
+    result: Result,
+    failures: Mapping[str, str],
+    status: Status,
+    command: str,
+    notice: Callable[[str], object],
+) -> tuple[Verdict, int]:
+    """Write what belongs to the run as a whole.
+
+    Args:
+        folder: the run folder.
+        study: what was asked.
+        result: the table of the finished points, with all points.
+        failures: id -> reason of the points that did not finish; with any, DONE is not written.
+        status: the run's status file.
+        command: the command that repeats the run.
+        notice: receives warnings for the user.
+
+    Returns:
+        The verdict, and the exit code that the claims lead to.
+    """
+    points = result.points
+    write_table(folder, result.table)
+    write_posterior(folder, study, points, result.table)
+    if failures:
+        claims = [
+            ClaimResult(
+                claim.text, False, math.nan, "ERROR", f"not checked: {len(failures)} unfinished points"
+            )
+            for claim in study.expect
+        ]
+    else:
+        claims = check_claims(study.expect, result.table)
+    write_figures(folder, study, result, notice)
+    checks = [each for point in points for each in read_checks(folder / "points" / point.id)]
+    lines = [f"{identity}: {reason}" for identity, reason in failures.items()]
+    verdict = Verdict(result.table, checks, claims, str(folder / "report.html"), command, lines)
+    status.set(state="failed" if failures else "done", verdict=verdict.as_dict())
+    write_report(folder, notice)
+    if not failures:
+        manifest.write_manifest(folder, skip=("points",))
+        manifest.write_done(folder)
+    return verdict, claims_exit_code(claims)
+
+
+def write_table(folder: Path, table: pd.DataFrame) -> None:
+    """Write `metrics.csv`, one line per row of the result table."""
+    atomic.write_bytes(folder / "metrics.csv", results.table_bytes(table))
+
+
+def best_point(study: Study, points: Sequence[Point], table: pd.DataFrame) -> str | None:
+    """Return the id of the only point, or of the one with the largest first metric.
+
+    The first metric is the first of the study's metrics that is a column, else the log evidence, else the
+    bound.
+    """
+    if len(points) == 1:
+        return points[0].id
+    for column in (*study.metrics, "log_evidence", "bound"):
+        if column in table.columns:
+            scores = table[["point", column]].dropna()
+            if len(scores):
+                return str(scores["point"].iloc[int(scores[column].astype(float).argmax())])
+    return None
+
+
+def write_posterior(folder: Path, study: Study, points: Sequence[Point], table: pd.DataFrame) -> None:
+    """Copy the draws of the only or best point to `posterior.nc`, where there are any."""
+    identity = best_point(study, points, table)
+    source = folder / "points" / str(identity) / "draws.nc"
+    if identity is not None and source.is_file():
+        with atomic.storage("read", source):
+            data = source.read_bytes()
+        atomic.write_bytes(folder / "posterior.nc", data)
+
+
+def write_figures(folder: Path, study: Study, result: Result, notice: Callable[[str], object]) -> None:
+    """Write the study's figures as `figures/<name>.png`; the same figure gives the same bytes.
+
+    A figure that cannot be drawn is a notice: it must not cost the numbers.
+    """
+    try:
+        figures = study.diagnose(result)
+    except Exception as error:
+        notice(f"no figures: {type(error).__name__}: {error}")
+        return
+    if not figures:
+        return
+    from matplotlib import pyplot
+
+    atomic.make_folder(folder / "figures")
+    for name, figure in figures.items():
+        try:
+            stream = BytesIO()
+            # Software holds matplotlib's version; without it and a date the bytes depend on the drawing
+            # alone.
+            figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
+            target = folder / "figures" / f"{results.safe_name(name, 'figure')}.png"
+        except Exception as error:
+            notice(f"figure {name!r} is left out: {type(error).__name__}: {error}")
+        else:
+            atomic.write_bytes(target, stream.getvalue())
+        finally:
+            pyplot.close(figure)
+
+
+def write_report(folder: Path, notice: Callable[[str], object]) -> None:
+    """Write `report.html` from the folder alone; one that fails is a notice, since the numbers are safe."""
+    try:
+        from evidentia.studies.harness.report import build_report
+
+        build_report(folder)
+    except StorageError:
+        raise
+    except Exception as error:
+        notice(f"no report: {type(error).__name__}: {error}. `evidentia report {folder}` builds it later")
+
+
+def read_checks(folder: Path) -> list[Check]:
+    """Return the checks that a finished point recorded."""
+    if not manifest.is_done(folder):
+        return []
+    try:
+        record: Any = atomic.read_json(folder / "checks.json")
+        return [Check.from_dict(each) for each in record["checks"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{folder / 'checks.json'} is not a list of checks: {error}") from None
