@@ -4,6 +4,10 @@ import math
 from typing import Any, final
 
 import torch
+from evidentia.models.distributions.gumbel_softmax_kl import gumbel_softmax_kl as gumbel_softmax_kl
+from evidentia.models.distributions.gumbel_softmax_kl import (
+    gumbel_softmax_kl_ratio as gumbel_softmax_kl_ratio,
+)
 from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
@@ -12,7 +16,7 @@ from torch.distributions.utils import clamp_probs
 
 
 @final
-class GumbelSoftmax(TorchDistribution):  # type: ignore[misc]
+class GumbelSoftmax(TorchDistribution):
     r"""Law of ``y = log γ`` with ``γ = softmax((log s + G)/τ)`` and independent standard Gumbel ``G``.
 
     The density of γ with respect to the Lebesgue measure of its first K-1 coordinates is

@@ -11,7 +11,7 @@ from torch.distributions.utils import clamp_probs
 
 
 @final
-class LogDirichlet(TorchDistribution):  # type: ignore[misc]
+class LogDirichlet(TorchDistribution):
     """Law of ``y = log γ`` with ``γ ~ Dirichlet(concentration)``.
 
     ``log_prob(y) = lnΓ(Σα) - Σ lnΓ(α_l) + Σ_l α_l y_l``: the density in the log-ratios (see `LogSimplex`). A

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 
 @final
-class LogisticNormal(TorchDistribution):  # type: ignore[misc]
+class LogisticNormal(TorchDistribution):
     """Law of ``y = log γ`` with ``γ = softmax(x/τ)`` and ``x ~ N(μ, Σ)`` in **K** dimensions.
 
     With ``D = [I, -1]`` the law depends on (μ, Σ) only through ``Dμ`` and ``DΣDᵀ``. The density of γ on its

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 
 @final
-class LogitBeta(TorchDistribution):  # type: ignore[misc]
+class LogitBeta(TorchDistribution):
     """Law of ``y = logit γ`` with ``γ ~ Beta(a, b)``.
 
     ``log_prob(y) = lnΓ(a+b) - lnΓ(a) - lnΓ(b) + a log σ(y) + b log σ(-y)``: the density of y, which is that

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 
 @final
-class LogitRelaxedBernoulli(TorchDistribution):  # type: ignore[misc]
+class LogitRelaxedBernoulli(TorchDistribution):
     """Law of ``y = logit γ`` with ``γ = σ((ℓ + L)/τ)``, ℓ the log-odds and L standard logistic noise.
 
     ``log_prob(y) = log τ + v - 2 log(1 + e^v)``, ``v = ℓ - τ y``: a logistic density. At every temperature

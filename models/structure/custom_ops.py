@@ -122,7 +122,7 @@ def op(function: Callable[..., Tensor], **shapes: Shape) -> Op:
 
 @final
 class Module(_Probed):
-    """An operation from a torch module: its parameters are the weights, ``g(x; w) = module(x)`` with ``w`` put in.
+    """An operation from a torch module, ``g(x; w) = module(x)`` with its parameters replaced by w.
 
     The values stored in the module are not used: the weight prior rules. Buffers are kept and never written.
     Put a module with batch statistics or dropout into ``eval()``. The module is never modified.

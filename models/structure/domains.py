@@ -53,7 +53,7 @@ class Domain:
                 "'simplex' mixes the operations, 'simplex_vertex' chooses one, 'cube_vertex' chooses a "
                 "subset."
             )
-        self.name: DomainName = name  # type: ignore[assignment]
+        self.name: DomainName = name
 
     @property
     def is_cube(self) -> bool:

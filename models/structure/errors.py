@@ -2,7 +2,7 @@
 
 
 class FamilyError(ValueError):
-    """A family, one of its priors or a structure is declared wrongly; the message names the culprit and the fix.
+    """A family, a prior or a structure is declared wrongly; the message names the culprit and the fix.
 
     References:
         Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.

@@ -7,8 +7,7 @@ import torch
 from evidentia.models.likelihood import Likelihood
 from evidentia.models.structure import evaluate as _evaluate
 from evidentia.models.structure.base_op import Op
-from evidentia.models.structure.custom_ops import as_op
-from evidentia.models.structure.domains import Domain
+from evidentia.models.structure.declare import declare_edge
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.evaluate import Design
 from evidentia.models.structure.graph import (
@@ -20,14 +19,12 @@ from evidentia.models.structure.graph import (
     make_plan,
     topological_order,
 )
+from evidentia.models.structure.lookup import Which, select
 from evidentia.models.structure.model import FamilyModel
-from evidentia.models.structure.priors import StructurePrior, default_prior
-from evidentia.models.structure.select import Which, select
+from evidentia.models.structure.priors import StructurePrior
 from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
 from torch import Size, Tensor
-
-_FORBIDDEN = "/,;{}"
 
 
 @final
@@ -108,58 +105,13 @@ class Family:
             FamilyError: anything wrong with the edge; the family is then unchanged. Shapes are checked at
                 once where the source is the input, and for the whole graph by `check`.
         """
-        name = f"{source}->{target}"
-        owner = f"edge {name!r}"
-        for node in (source, target):
-            if (
-                not isinstance(node, str)
-                or not node
-                or "->" in node
-                or any(c in node for c in _FORBIDDEN + ":")
-            ):
-                raise FamilyError(
-                    f"{owner}: node names are non-empty texts without any of '->', ':', {_FORBIDDEN!r}."
-                )
-        if any(e.name == name for e in self._edges):
-            raise FamilyError(f"{owner}: declared twice. Put all its operations into one call of edge().")
-        if target == INPUT or source == target:
-            raise FamilyError(
-                f"{owner}: would make a cycle: an edge may not lead into the input or into its source."
-            )
-        if not isinstance(ops, Mapping) or not ops:
-            raise FamilyError(f'{owner}: ops is empty. Give at least one operation: ops={{"linear": GLM()}}.')
-        for label in ops:
-            if not isinstance(label, str) or not label or any(c in label for c in _FORBIDDEN):
-                raise FamilyError(
-                    f"{owner}: operation name {label!r} must be a non-empty text without any of "
-                    f"{_FORBIDDEN!r}."
-                )
-        where = Domain(domain, owner)
-        checked = {label: as_op(f"{owner}, operation {label!r}", value) for label, value in ops.items()}
-        prior = default_prior(where) if prior is None else prior
-        self._check_prior(owner, prior, where, len(checked))
-        edge = Edge(source, target, checked, where, prior)
+        edge = declare_edge(source, target, ops, domain, prior, [e.name for e in self._edges])
         topological_order([*self._edges, edge])
         if source == INPUT:
             edge.width(len(self.inputs))
         self._edges.append(edge)
         self._plan = None
         return self
-
-    @staticmethod
-    def _check_prior(owner: str, prior: object, domain: Domain, num_ops: int) -> None:
-        if not isinstance(prior, StructurePrior):
-            raise FamilyError(
-                f"{owner}: prior must be a structure prior such as GumbelSoftmax(temperature=0.2) from "
-                f"evidentia.models.structure.priors, got {type(prior).__name__}."
-            )
-        if prior.domain != domain.name:
-            raise FamilyError(
-                f"{owner}: the prior {prior!r} belongs to the domain {prior.domain!r}, but the edge has the "
-                "domain "
-                f"{domain.name!r}. Declare domain={prior.domain!r}, or use e.g. {default_prior(domain)!r}."
-            )
-        prior.check(owner, num_ops)
 
     def node(self, name: str, aggregate: Aggregate = "sum") -> "Family":
         """Declare how a node combines its incoming edges, and return the family; the default is the sum.
@@ -233,7 +185,7 @@ class Family:
         return total
 
     def vertices(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Gates of the structures ``start, …, stop - 1``: ``(S, num_gates)`` of 0. and 1. in the default dtype.
+        """Gates ``(S, num_gates)`` of 0. and 1. of the structures ``start, …, stop - 1``.
 
         Raises:
             FamilyError: a range outside ``0 … num_structures``, or more than 2^24 structures at once.
@@ -280,9 +232,9 @@ class Family:
         return self.structure(gates).label
 
     def log_prior(self, gates: Tensor) -> Tensor:
-        """Log-probability in nats of the structures ``gates (*b, num_gates)``, shape ``(*b)``; -inf off the vertices.
+        """Log-probability in nats of the structures ``gates (*b, num_gates)``, shape ``(*b)``.
 
-        Sums to one over the structures of the family.
+        Minus infinity off the vertices; sums to one over the structures of the family.
         """
         plan = self.check()
         total = gates.new_zeros(gates.shape[:-1])
@@ -338,7 +290,7 @@ class Family:
                 )
 
     def design(self, x: Tensor) -> Design:
-        """``(matrix (n, num_weights), gate (num_weights,))`` with ``apply = matrix @ (γ[gate] w)``, for conjugate models.
+        """The family as a linear model: ``apply = matrix @ (γ[gate] w)``, for conjugate inference.
 
         Raises:
             FamilyError: the family has several edges, or an operation (named) that is not linear in its

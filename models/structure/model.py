@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @final
-class FamilyModel(PyroModule):  # type: ignore[misc]
+class FamilyModel(PyroModule):
     """``Γ ~ prior, u ~ N(0, a), w = γ u, y ~ likelihood(f(x; w, Γ))``; made by ``Family.model``.
 
     =====================  ===========================  ==============================================
@@ -58,8 +58,8 @@ class FamilyModel(PyroModule):  # type: ignore[misc]
         >>> from evidentia.models.likelihood import Gaussian
         >>> from evidentia.models.structure.family import Family
         >>> from evidentia.models.structure.ops import GLM, Constant
-        >>> family = Family(2).edge("x", "f", ops={"const": Constant(), "linear": GLM()},
-        domain="simplex_vertex")
+        >>> ops = {"const": Constant(), "linear": GLM()}
+        >>> family = Family(2).edge("x", "f", ops=ops, domain="simplex_vertex")
         >>> model = family.model(likelihood=Gaussian(scale=0.5))
         >>> pyro.set_rng_seed(0)
         >>> y = model(torch.randn(5, 2))

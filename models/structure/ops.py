@@ -1,4 +1,8 @@
-"""The operations that are shipped: constants, generalised linear units, layers, skip connections."""
+"""The operations that are shipped: constants, generalised linear units, layers, skip connections.
+
+`Dense` and `Linear` live in `layers`, and `op`, for a function of your own, in `custom_ops`; all are imported
+from here.
+"""
 
 from collections.abc import Sequence
 from typing import final
@@ -14,7 +18,9 @@ from evidentia.models.structure.base_op import (
     take_columns,
 )
 from evidentia.models.structure.base_op import Op as Op
-from evidentia.models.structure.errors import FamilyError
+from evidentia.models.structure.custom_ops import op as op
+from evidentia.models.structure.layers import Dense as Dense
+from evidentia.models.structure.layers import Linear as Linear
 from torch import Size, Tensor
 
 
@@ -117,87 +123,6 @@ class GLM(Op):
     def __repr__(self) -> str:
         columns = "all" if self.columns is None else list(self.columns)
         return f"GLM(columns={columns}, activation={activation_name(self.activation)}, bias={self.bias})"
-
-
-@final
-class Dense(Op):
-    """``g(x; W, b) = a(x[:, columns] W + b)``: a layer of ``units`` output columns.
-
-    Args:
-        units: number of output columns.
-        activation: a name, a function, or None for the identity.
-        bias: whether there is an intercept per unit.
-        active: number of live units; the columns after them are zero and carry no weights. Layers with the
-            same
-            ``units`` and different ``active`` on one edge are the choice of a width.
-        columns: input columns that enter; all when None.
-
-    Raises:
-        FamilyError: ``units`` or ``active`` out of range, unknown activation, column out of range.
-
-    Shapes: ``weight (num_columns, active)``, ``bias (active,)``.
-
-    Example:
-        >>> g = Dense(8, "tanh", active=2)
-        >>> g.shapes(3)
-        {'weight': torch.Size([3, 2]), 'bias': torch.Size([2])}
-        >>> g(torch.ones(4, 3), weight=torch.ones(3, 2), bias=torch.zeros(2)).shape
-        torch.Size([4, 8])
-
-    References:
-        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
-    """
-
-    def __init__(
-        self,
-        units: int,
-        activation: Activation = None,
-        bias: bool = True,
-        active: int | None = None,
-        columns: Sequence[int] | None = None,
-    ) -> None:
-        self.units = positive_integer("Dense", "units", units)
-        self.active = self.units if active is None else positive_integer("Dense", "active", active)
-        if self.active > self.units:
-            raise FamilyError(
-                f"Dense: active={active} is more than units={units}. Give active <= units; the other "
-                "columns are zero."
-            )
-        self.columns = column_numbers("Dense", columns)
-        self.activation = activation
-        self.bias = bias
-        self._function = activation_function("Dense", activation)
-
-    def shapes(self, width: int) -> dict[str, Size]:
-        """``weight (num_columns, active)`` and, when there is one, ``bias (active,)``."""
-        weight = {"weight": Size([count_columns(self, self.columns, width), self.active])}
-        return weight | ({"bias": Size([self.active])} if self.bias else {})
-
-    def width(self, inputs: int) -> int:
-        """``units``."""
-        return self.units
-
-    def __call__(self, x: Tensor, **weights: Tensor) -> Tensor:
-        """``a(x[:, columns] W + b)``, padded with zero columns up to ``units``."""
-        value = take_columns(x, self.columns) @ weights["weight"]
-        if self.bias:
-            value = value + weights["bias"][..., None, :]
-        if self._function is not None:
-            value = self._function(value)
-        if self.active < self.units:
-            value = torch.nn.functional.pad(value, (0, self.units - self.active))
-        return value
-
-    def design(self, x: Tensor) -> Tensor | None:
-        """The columns (and a column of ones) when there is one unit and no activation."""
-        if self._function is not None or self.units != 1:
-            return None
-        matrix = take_columns(x, self.columns)
-        return torch.cat([matrix, x.new_ones(len(x), 1)], -1) if self.bias else matrix
-
-    def __repr__(self) -> str:
-        active = "" if self.active == self.units else f", active={self.active}"
-        return f"Dense({self.units}, activation={activation_name(self.activation)}, bias={self.bias}{active})"
 
 
 @final

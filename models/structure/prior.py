@@ -32,7 +32,7 @@ class StructurePrior(ABC):
 
     @abstractmethod
     def check(self, owner: str, num_ops: int) -> None:
-        """Raise FamilyError, naming ``owner``, when the prior does not fit an edge with ``num_ops`` operations."""
+        """Raise FamilyError, naming ``owner``, when the prior does not fit ``num_ops`` operations."""
 
     @abstractmethod
     def vertex_log_mass(self, gates: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class StructurePrior(ABC):
         """
 
     def log_mass(self, gates: Tensor) -> Tensor:
-        """Log-probability in nats of the vertices ``gates (*b, K)``, shape ``(*b)``; ``-inf`` off the vertices.
+        """Log-probability in nats of the vertices ``gates (*b, K)``, ``(*b)``; ``-inf`` off the vertices.
 
         Normalised over the vertices of the domain.
         """
@@ -73,7 +73,7 @@ def positive_temperature(owner: str, temperature: float) -> float:
 def weights_of(
     owner: str, what: str, value: Any, num_ops: int, like: Tensor | None = None, zero: bool = False
 ) -> Tensor:
-    """Non-negative weights ``(K,)``, in double precision unless ``like`` is given; ones when ``value`` is None.
+    """Weights ``(K,)``, in double precision unless ``like`` is given; ones when ``value`` is None.
 
     Raises:
         FamilyError: wrong length, an entry that is negative, not finite, or zero where zero is not allowed,

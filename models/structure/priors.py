@@ -11,12 +11,12 @@ domain              priors
 """
 
 from evidentia.models.structure.cube_priors import Bernoulli as Bernoulli
-from evidentia.models.structure.cube_priors import Beta as Beta
 from evidentia.models.structure.cube_priors import BetaBinomial as BetaBinomial
-from evidentia.models.structure.cube_priors import LogitNormal as LogitNormal
-from evidentia.models.structure.cube_priors import RelaxedBernoulli as RelaxedBernoulli
 from evidentia.models.structure.domains import Domain
 from evidentia.models.structure.prior import StructurePrior as StructurePrior
+from evidentia.models.structure.relaxed_cube_priors import Beta as Beta
+from evidentia.models.structure.relaxed_cube_priors import LogitNormal as LogitNormal
+from evidentia.models.structure.relaxed_cube_priors import RelaxedBernoulli as RelaxedBernoulli
 from evidentia.models.structure.simplex_priors import Categorical as Categorical
 from evidentia.models.structure.simplex_priors import Dirichlet as Dirichlet
 from evidentia.models.structure.simplex_priors import GumbelSoftmax as GumbelSoftmax

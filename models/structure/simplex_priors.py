@@ -31,7 +31,7 @@ def _concentration(prior: Any, edge: str, num_ops: int, like: Tensor) -> Tensor:
 
 @final
 class GumbelSoftmax(StructurePrior):
-    """``γ = softmax((log s + G)/τ)`` on the simplex; site ``gamma/<edge>`` holds ``log γ``, support log-simplex.
+    """``γ = softmax((log s + G)/τ)`` on the simplex; site ``gamma/<edge>`` holds ``log γ``.
 
     The mass of vertex l is ``s_l/Σs``: exact for the rounded law at every temperature.
 
@@ -209,7 +209,7 @@ class LogisticNormal(StructurePrior):
 
 @final
 class Categorical(StructurePrior):
-    """Exactly one operation, l with probability ``probs_l/Σ probs``; site ``gamma/<edge>`` holds the number l.
+    """Exactly one operation, l with probability ``probs_l/Σ probs``; site ``gamma/<edge>`` holds l.
 
     The site can be enumerated in parallel by ``TraceEnum_ELBO`` and by Pyro's NUTS.
 

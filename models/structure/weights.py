@@ -148,7 +148,7 @@ class ARD:
 
 
 def inverse_gamma_marginal(shape: float, rate: float) -> torch.distributions.StudentT:
-    """The law of u when its variance is integrated out: Student-t, 2·shape degrees of freedom, scale² rate/shape.
+    """Student-t law of u with its variance integrated out: 2·shape degrees of freedom, scale² rate/shape.
 
     Example:
         >>> law = inverse_gamma_marginal(2.0, 8.0)
