@@ -142,7 +142,9 @@ _DATA = "evidentia.studies.harness.datasets"
 _INFERENCES = "evidentia.studies.harness.inferences"
 
 datasets = Registry(
-    "dataset", {key: f"{_DATA}:{key}" for key in ("diabetes", "diabetes_wide", "tanh", "csv")}
+    "dataset",
+    {key: f"{_DATA}:{key}" for key in ("diabetes", "diabetes_wide", "tanh")}
+    | {"csv": "evidentia.studies.harness.table_file:csv"},
 )
 models = Registry("model")
 guides = Registry("guide")

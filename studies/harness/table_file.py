@@ -208,7 +208,7 @@ def _read_npz(file: Path) -> "tuple[list[str], NDArray[Any], list[int]]":
                         "expected numbers of shape (rows,) or (rows, k)."
                     )
                 names += [name] if array.ndim == 1 else [f"{name}.{index}" for index in range(array.shape[1])]
-                parts.append(array.reshape(len(array), -1).astype(float))
+                parts.append((array[:, None] if array.ndim == 1 else array).astype(float))
     except StudyError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
