@@ -131,8 +131,15 @@ class StructurePosterior:
     def _visit_error(self, rows: Tensor) -> Tensor:
         if self.draws is None:
             return self.probability_se[rows]
-        parts = [batch_means_error((self._visits[..., None] == part).double()) for part in rows.split(256)]
+        parts = [
+            self._monte_carlo_error((self._visits[..., None] == part).double()) for part in rows.split(256)
+        ]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    @staticmethod
+    def _monte_carlo_error(draws: Tensor) -> Tensor:
+        # an indicator that never moved was not seen to be certain: at least one draw's worth of doubt
+        return batch_means_error(draws).clamp_min(1 / (draws.shape[0] * draws.shape[1]))
 
     @cached_property
     def map_index(self) -> int:
@@ -154,7 +161,7 @@ class StructurePosterior:
 
         if self.draws is not None:
             draws = self.draws.double()
-            value, error = draws.mean((0, 1)), batch_means_error(draws)
+            value, error = draws.mean((0, 1)), self._monte_carlo_error(draws)
         else:
             probability, gates = self.probability, self.gates.double()
             value = probability @ gates
