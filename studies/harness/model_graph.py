@@ -1,0 +1,203 @@
+"""The graph of a Pyro model as data, as DOT text and as plain text; no `dot` binary is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, final
+
+__all__ = ["Graph", "Node", "dot_text", "family_graph", "graph_text", "model_graph"]
+
+
+@final
+class Node(NamedTuple):
+    """One site: what it is called, its distribution, its kind, and the plates around it, outermost first.
+
+    `kind` is latent, observed, param, deterministic or node (of a family).
+    """
+
+    name: str
+    law: str = ""
+    kind: str = "latent"
+    plates: tuple[str, ...] = ()
+
+
+@final
+class Graph(NamedTuple):
+    """A directed acyclic graph of sites: nodes in order of appearance, and labelled edges (parent, child)."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[str, str, str], ...]
+
+    @property
+    def plates(self) -> dict[str, list[str]]:
+        """Plate -> names of the sites inside."""
+        inside: dict[str, list[str]] = {}
+        for node in self.nodes:
+            for plate in node.plates:
+                inside.setdefault(plate, []).append(node.name)
+        return inside
+
+    def layers(self) -> list[list[str]]:
+        """Names by their longest path from a root: every edge leads to a later layer."""
+        depth = {node.name: 0 for node in self.nodes}
+        for _ in self.nodes:
+            moved = False
+            for parent, child, _label in self.edges:
+                if depth[child] < depth[parent] + 1:
+                    depth[child], moved = depth[parent] + 1, True
+            if not moved:
+                break
+        return [
+            [node.name for node in self.nodes if depth[node.name] == level]
+            for level in range(max(depth.values(), default=-1) + 1)
+        ]
+
+
+def model_graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph of a Pyro model, found by running it once.
+
+    Args:
+        model: the generative program.
+        args, kwargs: its arguments, observations included.
+
+    Raises:
+        ValueError: the model fails on these arguments; the message has the cause.
+
+    References:
+        Pyro: Deep universal probabilistic programming (Bingham et al., 2019).
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro.distributions import Normal
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("obs", Normal(mean, 1.0), obs=y)
+        >>> print(graph_text(model_graph(model, torch.zeros(3))))
+        latent    mean ~ Normal
+        observed  obs ~ Normal  given mean  [plate data]
+    """
+    import pyro
+    from pyro.infer.inspect import get_model_relations
+
+    try:
+        with pyro.get_param_store().scope():
+            found: Mapping[str, Any] = get_model_relations(model, args, kwargs)
+    except Exception as error:
+        raise ValueError(f"model graph: the model failed on these arguments: {error}") from error
+    plates = {
+        name: tuple(plate for plate, inside in found["plate_sample"].items() if name in inside)
+        for name in found["sample_sample"]
+    }
+    nodes = []
+    for name in found["sample_sample"]:
+        law = found["sample_dist"].get(name) or ""
+        if law in ("Deterministic", "Delta"):
+            nodes.append(Node(name, "", "deterministic", plates[name]))
+        else:
+            kind = "observed" if name in found["observed"] else "latent"
+            nodes.append(Node(name, law, kind, plates[name]))
+    params = [parameter for parameters in found.get("sample_param", {}).values() for parameter in parameters]
+    nodes = [Node(name, "", "param") for name in dict.fromkeys(params)] + nodes
+    edges = [
+        (parent, child, "")
+        for child, parents in found["sample_sample"].items()
+        for parent in parents
+        if parent != child
+    ]
+    edges += [
+        (parent, child, "") for child, parents in found.get("sample_param", {}).items() for parent in parents
+    ]
+    return Graph(tuple(nodes), tuple(dict.fromkeys(edges)))
+
+
+def family_graph(family: Any) -> Graph:
+    """The graph of a family: its nodes, and one edge for each edge, labelled with its operations.
+
+    Args:
+        family: has `inputs`, and `edges` with `name` "source->target" and `ops`.
+    """
+    nodes: dict[str, Node] = {}
+    edges = []
+    for edge in family.edges:
+        source, target = str(edge.name).split("->", 1)
+        for name in (source, target):
+            nodes.setdefault(name, Node(name, "", "node"))
+        domain = str(getattr(edge, "domain", "")).replace("_", " ")
+        ops = list(edge.ops)
+        listed = " | ".join(map(str, ops[:6])) + (f" | …\xa0{len(ops) - 6}\xa0more" if len(ops) > 6 else "")
+        edges.append((source, target, f"{listed}\n{domain}".strip()))
+    return Graph(tuple(nodes.values()), tuple(edges))
+
+
+def graph_text(graph: Graph) -> str:
+    """The graph as lines: kind, site, distribution, parents, plates."""
+    width = max((len(node.kind) for node in graph.nodes), default=0)
+    lines = []
+    for node in graph.nodes:
+        line = f"{node.kind:<{width}}  {node.name}"
+        if node.law:
+            line += f" ~ {node.law}"
+        given = [
+            parent + (f" ({label.replace(chr(10), ', ')})" if label else "")
+            for parent, child, label in graph.edges
+            if child == node.name
+        ]
+        if given:
+            line += "  given " + ", ".join(given)
+        if node.plates:
+            line += f"  [plate {', '.join(node.plates)}]"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+DOT_STYLE = {
+    "latent": "shape=ellipse",
+    "observed": 'shape=ellipse, style=filled, fillcolor="gray85"',
+    "param": "shape=box",
+    "deterministic": "shape=ellipse, style=dashed",
+    "node": "shape=ellipse",
+}
+
+
+def dot_text(graph: Graph) -> str:
+    """The graph in the DOT language, for `model.dot`; plates are clusters, nested as in the model.
+
+    Example:
+        >>> print(dot_text(Graph((Node("a", "Normal"), Node("b", "Normal", "observed")), (("a", "b", ""),))))
+        digraph model {
+          "a" [label="a\\nNormal", shape=ellipse];
+          "b" [label="b\\nNormal", shape=ellipse, style=filled, fillcolor="gray85"];
+          "a" -> "b";
+        }
+    """
+    lines = ["digraph model {", *_cluster(graph.nodes, (), "  ")]
+    for parent, child, label in graph.edges:
+        note = f" [label={_quote(label)}]" if label else ""
+        lines.append(f"  {_quote(parent)} -> {_quote(child)}{note};")
+    return "\n".join([*lines, "}"])
+
+
+def _cluster(nodes: Sequence[Node], path: tuple[str, ...], indent: str) -> list[str]:
+    """Lines of the nodes whose plates begin with `path`, inner plates as nested clusters."""
+    lines = []
+    for node in nodes:
+        if node.plates == path:
+            text = f"{node.name}\n{node.law}" if node.law else node.name
+            lines.append(f"{indent}{_quote(node.name)} [label={_quote(text)}, {DOT_STYLE[node.kind]}];")
+    depth = len(path)
+    inner = dict.fromkeys(
+        node.plates[depth] for node in nodes if len(node.plates) > depth and node.plates[:depth] == path
+    )
+    for plate in inner:
+        deeper = (*path, plate)
+        lines.append(f"{indent}subgraph {_quote('cluster_' + '/'.join(deeper))} {{")
+        lines.append(f"{indent}  label={_quote(plate)};")
+        lines += _cluster(nodes, deeper, indent + "  ")
+        lines.append(indent + "}")
+    return lines
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
