@@ -41,3 +41,17 @@ DIABETES_TOP_LOG_BAYES_FACTOR = [140.9302, 140.6940, 140.0416]
 DIABETES_TOP_PROBABILITY = [0.2810, 0.2219, 0.1156]
 # N(0, 1) coefficients, known noise variance: log Z including the uniform prior over models.
 DIABETES_LOG_Z_NORMAL = -492.36
+
+
+# ---- Laws on the simplex: concentrations s = (3, 1, 0.5)
+GUMBEL_WEIGHTS = (3.0, 1.0, 0.5)
+# P(argmax) = s/Σs at every temperature.
+GUMBEL_ARGMAX = (0.6667, 0.2222, 0.1111)
+# lim τ² E‖γ - 1/K‖² = [(K-1)π²/6 + Σ(log s - mean log s)²]/K².
+GUMBEL_SPREAD = 0.54694
+# KL(GS(s, τ) ‖ GS((1,1,1), τ)) at any τ.
+GUMBEL_KL = 0.566541
+# E[γ^-2] at K = 3, τ = 3, uniform s, from γ^-τ ∝ exponentials and E V^a = Γ(1+a).
+GUMBEL_INVERSE_SQUARE = 13.98421
+# K = 2: (difference of log-odds, categorical KL, relaxed KL).
+GUMBEL_KL_AGAINST_CATEGORICAL = ((2.0, 0.328, 0.626), (6.0, 0.676, 4.030))
