@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from evidentia.studies.harness import atomic, environment, manifest, results, run_folder
-from evidentia.studies.harness.command import continuing, repeating
+from evidentia.studies.harness.command import continuing, merging, repeating
 from evidentia.studies.harness.errors import BAD_INPUT, NUMERICAL, StorageError, StudyError
 from evidentia.studies.harness.executor import Executor, SerialExecutor, Status
 from evidentia.studies.harness.locks import Shard, hold_run

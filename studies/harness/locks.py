@@ -17,6 +17,7 @@ from evidentia.studies.harness import atomic
 from evidentia.studies.harness.errors import StudyError
 
 LOCK = ".lock"
+DOOR = ".lock-door"
 
 
 @final
@@ -116,8 +117,9 @@ def hold_run(folder: Path, shard: Shard | None) -> Iterator[contextlib.ExitStack
             yield nothing
         return
     with contextlib.ExitStack() as opening:
-        # Shards of one job array start together, so each waits for the others to get through the door.
-        opening.enter_context(hold(folder / LOCK, message, wait_s=20.0))
+        # Shards of one job array start together: they queue at the door, and only there.
+        opening.enter_context(hold(folder / DOOR, message, wait_s=60.0))
+        opening.enter_context(hold(folder / LOCK, message))
         own = f"{LOCK}-{shard.name}"
         with hold(folder / own, message + f" (shard {shard.part}/{shard.parts})"):
             yield opening

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 1
+TABLE_LIMIT = 256 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -129,20 +133,41 @@ def table_of(points: Iterable[Point], rows: Mapping[str, Sequence[Mapping[str, A
     return pd.DataFrame(lines)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a point's `metrics.csv` with exact numbers; an empty cell is left out.
+
+    Whole numbers stay whole, which a data frame with a missing cell would not keep.
+
+    Raises:
+        StudyError: if the file is not a table of ours (exit 2).
+    """
+    try:
+        text = atomic.read_limited(path, TABLE_LIMIT).decode("utf-8")
+        rows = list(csv.DictReader(StringIO(text, newline=""), strict=True))
+    except (ValueError, csv.Error) as error:
+        raise StudyError(f"{path} is not a table of ours: {error}") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise StudyError(f"{path} is not a table of ours: a line has another number of cells than the header")
+    return [{name: _cell(value) for name, value in row.items() if value != ""} for row in rows]
+
+
+def _cell(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in () if "_" in text else (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def collect(folder: Path, points: Sequence[Point]) -> pd.DataFrame:
     """Return the table of the finished points of a run folder."""
     from evidentia.studies.harness.manifest import is_done
-    from evidentia.studies.harness.read_run import read_table
 
     rows: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         place = folder / "points" / point.id
         if is_done(place):
-            table = read_table(place / "metrics.csv").astype(object)
-            # A missing cell is left out, so that it does not hide the setting of the same name.
-            rows[point.id] = [
-                {"point": point.id}
-                | {str(key): value for key, value in row.items() if value == value and key != "point"}
-                for row in table.to_dict("records")
-            ]
+            # The id is taken from the folder: one without a letter in it would be read as a number.
+            rows[point.id] = [{**row, "point": point.id} for row in read_rows(place / "metrics.csv")]
     return table_of(points, rows)

@@ -99,7 +99,7 @@ def run_study(
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     points = tuple(study.points())
     prepared = prepare(study, points)
-    show = reporter or _Silent()
+    show = _Silent() if reporter is None else reporter
     if out is None and runs_root is None and not dry_run:
         if workers is not None or part is not None or resume or restart:
             raise StudyError("workers, shard, resume and restart need a folder: give out=")

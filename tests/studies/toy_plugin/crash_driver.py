@@ -6,8 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-import toy_study
-
+import crash_toy
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.overrides import apply_overrides
 from evidentia.studies.harness.progress import PlainReporter
@@ -28,16 +27,16 @@ def main() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
     try:
-        config = apply_overrides(toy_study.Config(), options.set)
+        config = apply_overrides(crash_toy.Config(), options.set)
         ended = run_study(
-            toy_study.study(config),
+            crash_toy.study(config),
             out=options.out,
             resume=options.resume,
             restart=options.restart,
             workers=options.workers,
             shard=options.shard,
             reporter=PlainReporter(sys.stdout),
-            command=["evidentia", "run", "toy"],
+            command=["evidentia", "run", "crash-toy"],
         )
     except StudyError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,12 +1,12 @@
 """A small study for the crash trials: Adam on a noisy quadratic, in plain torch, with checkpoints."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import numpy
-
 from evidentia.studies.harness.config import StudyConfig
 from evidentia.studies.harness.data import make_dataset
 from evidentia.studies.harness.errors import NumericalFailure
@@ -21,31 +21,32 @@ class Config(StudyConfig):
 
     steps: int = 40
     rate: float = 0.05
-    pause: float = 0.0
     widths: tuple[int, ...] = (3,)
     behaviours: tuple[str, ...] = ("good",)
     every: int = 5
     claim: float = 1e9
-    drop: str = ""
 
     def smoke(self) -> "Config":
         return self.replace(steps=3)
 
 
-@datasets.register("toy_data")
+@datasets.register("crash_data")
 def toy_data():
     """Twelve rows of noise, or a file's, to have data that can change."""
     generator = numpy.random.default_rng(int(os.environ.get("TOY_DATA", "0")))
     return make_dataset(generator.normal(size=(12, 2)), generator.normal(size=12), ["a", "b"])
 
 
-@inferences.register("toy_adam")
+@inferences.register("crash_adam")
 def toy_adam(problem, params, context):
     """Minimise ``|w - target + noise|^2`` with Adam; the noise comes from torch's generator."""
     import torch
 
     width, steps = params["width"], params["steps"]
-    misbehave(params["behaviour"], context)
+    # What a trial does to the process is no setting: the points must keep their ids and seeds.
+    drop, pause = os.environ.get("TOY_DROP"), float(os.environ.get("TOY_PAUSE", "0"))
+    fail_at = int(os.environ.get("TOY_FAIL_AT", "0"))
+    misbehave(params["behaviour"])
     target = torch.arange(1.0, width + 1)
     w = torch.zeros(width, requires_grad=True)
     optimiser = torch.optim.Adam([w], lr=params["rate"])
@@ -55,11 +56,15 @@ def toy_adam(problem, params, context):
         with torch.no_grad():
             w.copy_(state["param/w"])
         # The mutants of the resume oracle leave one part of the state out.
-        if params["drop"] != "optimiser":
-            moments = {"step": state["opt/w/step"], "exp_avg": state["opt/w/avg"], "exp_avg_sq": state["opt/w/sq"]}
+        if drop != "optimiser":
+            moments = {
+                "step": state["opt/w/step"],
+                "exp_avg": state["opt/w/avg"],
+                "exp_avg_sq": state["opt/w/sq"],
+            }
             groups = [dict(state["opt/groups"][0], params=[0])]
             optimiser.load_state_dict({"state": {0: moments}, "param_groups": groups})
-        if params["drop"] != "rng":
+        if drop != "rng":
             torch.set_rng_state(state["rng/torch"])
         losses = state["losses"].tolist()
 
@@ -87,7 +92,11 @@ def toy_adam(problem, params, context):
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-        time.sleep(params["pause"])
+        if len(losses) == fail_at:
+            raise RuntimeError("the planted fault")
+        if len(losses) == 12 and "TOY_DELETE" in os.environ:
+            shutil.rmtree(os.environ["TOY_DELETE"])
+        time.sleep(pause)
         context.report(ProgressEvent(step=len(losses), total=steps, elbo=-losses[-1]))
         if context.should_stop():
             save()
@@ -98,8 +107,11 @@ def toy_adam(problem, params, context):
     return Outcome(rows=[{"loss": losses[-1], "width": width}], weights=weights)
 
 
-def misbehave(behaviour, context):
+def misbehave(behaviour):
     """Do what the trial asks for: raise, fail numerically, or kill the process."""
+    if "TOY_STARTS" in os.environ:
+        with open(os.environ["TOY_STARTS"], "a", encoding="utf-8") as stream:
+            stream.write("start\n")
     if behaviour == "raise":
         raise RuntimeError("the planted fault")
     if behaviour == "nan":
@@ -113,7 +125,7 @@ def misbehave(behaviour, context):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@metrics.register("toy_last")
+@metrics.register("crash_last")
 def toy_last(outcome, problem):
     """The mean of the last five losses."""
     return {"late_loss": float(outcome.weights["losses"][-5:].mean())}
@@ -122,14 +134,14 @@ def toy_last(outcome, problem):
 @register_study
 def study(config=None):
     """Declare the toy."""
-    shared = {"steps": config.steps, "rate": config.rate, "pause": config.pause, "drop": config.drop}
+    shared = {"steps": config.steps, "rate": config.rate}
     return Study(
-        name="toy",
+        name="crash-toy",
         description="a toy",
-        data="toy_data",
-        inference={"key": "toy_adam", "params": shared},
+        data="crash_data",
+        inference={"key": "crash_adam", "params": shared},
         grid={"inference.width": config.widths, "inference.behaviour": config.behaviours},
-        metrics=("toy_last",),
+        metrics=("crash_last",),
         seed=config.seed,
         checkpoint_every=config.every,
         expect=(Claim(text="small loss", metric="loss", op="<", value=config.claim),),
