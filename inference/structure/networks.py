@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from evidentia.inference.structure.family_target import WeightVector, family_target
@@ -19,6 +19,8 @@ from evidentia.inference.structure.stacked_training import (
     init,
     train,
 )
+from evidentia.inference.validate import check_data
+from evidentia.models.structure.model import FamilyModel
 from torch import Tensor
 
 Callback = Callable[[Progress], bool | None]
@@ -81,7 +83,7 @@ class NetworkEvidence:
 
 
 def network_evidence(
-    model: Any,
+    model: FamilyModel,
     x: Tensor,
     y: Tensor,
     gates: Tensor,
@@ -158,6 +160,7 @@ def network_evidence(
     """
     powers = {"likelihood_power": likelihood_power, "prior_weight": prior_weight}
     _check(model, gates, guide, hyper, powers, evidence_batches)
+    check_data(x, y, model.family.inputs)
     gates = gates.to(x)
     noise, update = _hyperparameters(model, hyper)
     target = family_target(model, x, y, gates, learn_noise=noise is not None)
@@ -177,13 +180,21 @@ def network_evidence(
 
 
 def _check(
-    model: Any, gates: Tensor, guide: str, hyper: str, powers: Mapping[str, float], batches: int
+    model: FamilyModel, gates: Tensor, guide: str, hyper: str, powers: Mapping[str, float], batches: int
 ) -> None:
     expected = model.family.num_gates
     if gates.ndim != 2 or gates.shape[-1] != expected or not len(gates):
         raise ValueError(
-            f"gates: expected at least one structure as rows of shape (S, {expected}), got {tuple(gates.shape)}. "
+            f"gates: expected at least one structure, shape (S, {expected}), got {tuple(gates.shape)}. "
             "Take family.vertices(), or family.structure(label).gates.unsqueeze(0) for one structure."
+        )
+    fixed = model.structure
+    if fixed is not None and not torch.equal(
+        gates.cpu().double(), fixed.gates.double().expand(len(gates), -1)
+    ):
+        raise ValueError(
+            f"model: its structure is fixed to {fixed.label!r}, but gates hold others. "
+            "Build the model with structure=None."
         )
     if guide not in GUIDES:
         raise ValueError(f"guide: expected one of {sorted(GUIDES)}, got {guide!r}.")
@@ -192,14 +203,24 @@ def _check(
     for name, value in powers.items():
         if not 0 < value < float("inf"):
             raise ValueError(
-                f"{name}: expected a positive finite number, got {value}. The maximum-likelihood limit has no "
+                f"{name}: expected a positive finite number, got {value}. Maximum likelihood has no "
                 "evidence; use a small positive prior_weight."
             )
     if batches < 2:
         raise ValueError(f"evidence_batches: expected at least 2 for a standard error, got {batches}.")
 
 
-def _hyperparameters(model: Any, hyper: str) -> tuple[float | None, Callable[[Tensor], Tensor] | None]:
+def _label(model: FamilyModel, gates: Tensor) -> str:
+    if all(
+        edge.domain.is_vertex(gates[model.family.check().slices[edge.name]]) for edge in model.family.edges
+    ):
+        return model.family.label(gates)
+    return f"gates {[round(float(gate), 4) for gate in gates]}"
+
+
+def _hyperparameters(
+    model: FamilyModel, hyper: str
+) -> tuple[float | None, Callable[[Tensor], Tensor] | None]:
     """The noise to start learning from and the update of the variances; None for what stays fixed."""
     noise, prior = model.likelihood.hyper.get("noise"), model.weight_prior
     if prior.learned and prior.hyper == "sample":
@@ -218,7 +239,13 @@ def _hyperparameters(model: Any, hyper: str) -> tuple[float | None, Callable[[Te
 
 
 def _start(
-    model: Any, target: Target, guide: StackedGuide, x: Tensor, noise: float | None, scale: float, seed: int
+    model: FamilyModel,
+    target: Target,
+    guide: StackedGuide,
+    x: Tensor,
+    noise: float | None,
+    scale: float,
+    seed: int,
 ) -> State:
     structures, dim = target.active.shape
     generator = torch.Generator().manual_seed(derive_seed(seed, "initial"))
@@ -251,7 +278,7 @@ def _with_gates(callback: Callback, gates: Tensor) -> Callback:
 
 
 def _result(
-    model: Any,
+    model: FamilyModel,
     target: Target,
     guide: StackedGuide,
     gates: Tensor,
@@ -260,15 +287,15 @@ def _result(
     power: float,
     found: Bounds,
 ) -> NetworkEvidence:
-    labels = tuple(model.family.label(row) for row in gates)
+    labels = tuple(_label(model, row) for row in gates)
     finite = found.elbo.isfinite() & found.iwae.isfinite()
     failed = tuple(label for label, fine in zip(labels, finite.tolist(), strict=True) if not fine)
     skipped = state.steps - state.count
     if failed:
         shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
         warnings.warn(
-            f"network_evidence: no finite evidence for {len(failed)} of {len(labels)} structures: {shown}. The "
-            "others are unaffected. Standardise the inputs, or lower learning_rate or initial_scale.",
+            f"network_evidence: no finite evidence for {len(failed)} of {len(labels)} structures: {shown}. "
+            "The others are unaffected. Standardise the inputs, or lower learning_rate or initial_scale.",
             FailedStructures,
             stacklevel=3,
         )
@@ -285,5 +312,5 @@ def _result(
     return NetworkEvidence(
         **found._asdict(), guide=moments, hyper=hyper, losses=state.losses, gates=gates, labels=labels,
         failed=failed, skipped=skipped, stopped=stopped, state=as_dict(state) | {"gates": gates}, power=power,
-        vector=WeightVector(dict(model.family.weight_shapes)),
+        vector=WeightVector(model.weight_shapes),
     )  # fmt: skip

@@ -111,9 +111,10 @@ class MeanField(StackedGuide):
 
 @final
 class FullCovariance(StackedGuide):
-    """One Gaussian with a dense covariance ``L Lᵀ`` per structure, parameters ``[m, lower triangle of L]``.
+    """One Gaussian with a dense covariance ``L Lᵀ`` per structure, ``L = diag(s) T``, parameters ``[m, T]``.
 
-    The diagonal of ``L`` is kept as its logarithm. Rows and columns of latents that are not active are those
+    ``T`` is lower triangular with a unit diagonal, whose place holds ``log s``: so one step changes a latent
+    relative to its own scale. Rows and columns of latents that are not active are those
     of the identity. Costs ``D²`` memory per structure: meant for tens of weights.
 
     References:
@@ -169,7 +170,7 @@ class FullCovariance(StackedGuide):
         both = active.unsqueeze(-1) & active.unsqueeze(-2)
         diagonal = torch.where(active, raw.diagonal(dim1=-2, dim2=-1).exp(), 1.0)
         strictly_lower = torch.where(both, raw, 0.0).tril(-1)
-        return theta[..., :dim], strictly_lower + torch.diag_embed(diagonal)
+        return theta[..., :dim], diagonal.unsqueeze(-1) * (strictly_lower + torch.eye(dim).to(theta))
 
 
 GUIDES: dict[str, StackedGuide] = {"mean_field": MeanField(), "full_covariance": FullCovariance()}

@@ -111,7 +111,6 @@ def test_same_seed_same_numbers_and_another_seed_others():
 
 def test_identical_structures_have_equal_evidence_wherever_their_weights_lie():
     copies = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.bool)
-    target, _ = linear_target(copies)
     x, y = torch.randn(20, 2), torch.randn(20)
 
     def log_likelihood(latents, log_noise, rows):
