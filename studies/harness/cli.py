@@ -92,8 +92,12 @@ def show(
     origin = f" (plugin {module.source.distribution})" if module.source.distribution else ""
     _say(f"{declared.name}{origin}: {module.question}\n")
     _say(listing.text_table(("key", "value", "type", "default", "bound", "meaning"), rows) + "\n")
-    _say("\n".join(listing.graph(declared)))
-    _say(f"{declared.count():,} points")
+    _say("\n".join([*listing.graph(declared), f"{declared.count():,} points"]))
+    try:
+        if lines := listing.sites(declared):
+            _say("\n" + lines)
+    except Exception as error:  # the settings are worth showing also where the model cannot be built
+        _warn(f"no graph of the model: {error}")
 
 
 @app.command()
@@ -130,7 +134,7 @@ def run(
     crew, folder = _workers(workers), None if out is None else _path(out, "--out")
     part = None if shard is None else _shard(shard)
     module, _, declared = _resolve(study, overrides, smoke, seed, no_plugins)
-    declared.confirm(yes or dry_run)
+    declared.confirm(yes)
 
     from evidentia.studies.harness.progress import make_reporter
     from evidentia.studies.harness.run import run_study
@@ -311,18 +315,6 @@ def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
     sys.stderr.write(f"error: {message}\n")
     return code
-
-
-def study_main(spec: Any) -> int:
-    """What ``python -m evidentia.studies.<module>`` does: ``evidentia run <module>`` with the same options.
-
-    The last line of a study module is
-    ``if __name__ == "__main__": raise SystemExit(study_main(__spec__))``, below an import of this function.
-
-    Args:
-        spec: the module's ``__spec__``.
-    """
-    return main(["run", spec.name.rpartition(".")[2], *sys.argv[1:]])
 
 
 def entry() -> None:

@@ -128,6 +128,24 @@ def graph(study: Study) -> list[str]:
     return lines + [f"expects {claim.text}" for claim in study.expect]
 
 
+def sites(study: Study) -> str:
+    """The sites of the model of the study's first point, one line each; empty where it has no model.
+
+    Raises:
+        StudyError: the data or the model of the point cannot be built.
+        ValueError: the model fails on the data.
+    """
+    from evidentia.studies.harness.model_graph import graph_text, model_graph
+    from evidentia.studies.harness.problem import build_problem, check_names, load_data
+
+    point = next(study.points())
+    check_names(point)
+    if point.model is None:
+        return ""
+    problem = build_problem(point, load_data(point.data))
+    return graph_text(model_graph(problem.model, problem.data.x, problem.data.y))
+
+
 def _abridge(values: Sequence[Any], limit: int = 8) -> str:
     shown = ", ".join(_short(value) for value in values[:limit])
     return f"{shown}, … ({len(values)} values)" if len(values) > limit else shown
@@ -171,7 +189,7 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    text = value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else str(value)
+    text = str(value)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -138,20 +138,21 @@ def _name(target: str | Callable[..., Any]) -> str:
     return f"{module}:{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
-_DATA = "evidentia.studies.harness.datasets"
-_INFERENCES = "evidentia.studies.harness.inferences"
+_HERE = "evidentia.studies.harness"
 
 datasets = Registry(
     "dataset",
-    {key: f"{_DATA}:{key}" for key in ("diabetes", "diabetes_wide", "tanh")}
-    | {"csv": "evidentia.studies.harness.table_file:csv"},
+    {key: f"{_HERE}.datasets:{key}" for key in ("diabetes", "diabetes_wide", "tanh")}
+    | {"csv": f"{_HERE}.table_file:csv"},
 )
-models = Registry("model")
+models = Registry("model", {"subset_regression": f"{_HERE}.subset_models:subset_regression"})
 guides = Registry("guide")
 inferences = Registry(
-    "inference", {key: f"{_INFERENCES}:{key}" for key in ("svi", "nuts", "enumerate", "structure_gibbs")}
+    "inference",
+    {key: f"{_HERE}.inferences:{key}" for key in ("svi", "nuts", "enumerate", "structure_gibbs")}
+    | {"linear_baseline": f"{_HERE}.baselines:linear_baseline"},
 )
-metrics = Registry("metric")
+metrics = Registry("metric", {"held_out_error": f"{_HERE}.prediction:held_out_error"})
 
 
 def register_study(function: Callable[[Any], "Study"]) -> Callable[..., "Study"]:

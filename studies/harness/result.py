@@ -62,6 +62,29 @@ class Result(NamedTuple):
 
         return load_file(self._file(identity, "weights.safetensors"))
 
+    def read(self, point: Point | str | None, name: str) -> "DataFrame":
+        """A table of a point beside its rows, for example ``"inclusion"``.
+
+        Args:
+            point: a point or its id; None when there is only one.
+            name: what the inference called the table.
+
+        Raises:
+            StudyError: there is no such point or table.
+        """
+        identity = self._id(point)
+        outcome = self.outcomes.get(identity)
+        if outcome is not None:
+            if name not in outcome.tables:
+                raise StudyError(
+                    f"point {identity} has no table {name!r}. {did_you_mean(name, outcome.tables)}"
+                )
+            table: DataFrame = outcome.tables[name]
+            return table
+        from evidentia.studies.harness.read_run import read_table
+
+        return read_table(self._file(identity, f"tables/{name}.csv"))
+
     def _id(self, point: Point | str | None) -> str:
         names = [each.id for each in self.points]
         if point is None:

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from evidentia.studies.harness.config import Frozen, StudyConfig
+from evidentia.studies.harness.main import run_as_main
 from evidentia.studies.harness.registry import datasets, inferences, register_study
 from evidentia.studies.harness.study import Claim, Study
 
@@ -91,9 +92,7 @@ def plot(result):
 
 
 if __name__ == "__main__":
-    from evidentia.studies.harness.cli import study_main
-
-    raise SystemExit(study_main(__spec__))
+    run_as_main(__name__)
 '''
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n"

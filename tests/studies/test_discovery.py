@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-
 from evidentia.studies.harness import listing
 from evidentia.studies.harness.discovery import declare, discover, find, load
 from evidentia.studies.harness.errors import StudyError
@@ -18,7 +17,9 @@ def test_every_study_of_evidentia_loads_and_has_the_name_of_its_module():
         module = load(source)
         study = declare(module, module.config())
         assert study.name == source.name
-        assert module.question.endswith(("?", ".")), f"{source.module}: the docstring's first line is the question"
+        assert module.question.endswith(("?", ".")), (
+            f"{source.module}: the docstring's first line is the question"
+        )
         assert study.count() >= 1
         declare(module, module.config().smoke())
 
@@ -57,7 +58,9 @@ def test_a_plugin_with_an_improper_name_is_left_out(add_plugin):
 
 def test_names_are_found_with_a_close_match(toy):
     assert find("toy").module == "toy_study"
-    with pytest.raises(StudyError, match=r"unknown study 'toi'. Did you mean 'toy'\? `evidentia list` shows all"):
+    with pytest.raises(
+        StudyError, match=r"unknown study 'toi'. Did you mean 'toy'\? `evidentia list` shows all"
+    ):
         find("toi")
     with pytest.raises(StudyError, match="comes from the plugin 'toy-package'; drop --no-plugins"):
         find("toy", plugins=False)
@@ -130,7 +133,12 @@ def test_settings_have_type_default_and_bound(toy):
 
 def test_the_parts_are_shown_as_text():
     study = Study(
-        name="toy", data="tanh", model="m", inference="svi", grid={"inference.power": tuple(range(20))}, seeds=3
+        name="toy",
+        data="tanh",
+        model="m",
+        inference="svi",
+        grid={"inference.power": tuple(range(20))},
+        seeds=3,
     )
     assert listing.graph(study) == [
         "data tanh -> model m -> inference svi",
@@ -150,10 +158,12 @@ print(time.process_time())
 
 
 def test_O22_list_imports_nothing_heavy_and_is_quick():  # noqa: N802
-    """At most a third of the CPU time of ``import pyro``; the least of two runs each, since the machine is shared."""
+    """At most a third of the CPU time of ``import pyro``; the least of two runs, as the machine is shared."""
 
     def cpu(code: str) -> float:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/"
+        )
         assert done.returncode == 0, done.stderr
         return float(done.stdout.splitlines()[-1])
 

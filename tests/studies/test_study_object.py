@@ -93,6 +93,7 @@ def test_diagnose_takes_the_figures_of_the_module(toy):
 class FakeOutcome:
     idata = "draws"
     weights = {"w": 1}  # noqa: RUF012
+    tables = {"inclusion": "frame"}  # noqa: RUF012
 
 
 def test_a_result_finds_the_point_that_is_meant(tmp_path):
@@ -101,6 +102,11 @@ def test_a_result_finds_the_point_that_is_meant(tmp_path):
     both = Result(None, (first, second), {first.id: FakeOutcome()}, tmp_path)
     assert both.to_idata(first) == "draws"
     assert both.state(first.id) == {"w": 1}
+    assert both.read(first, "inclusion") == "frame"
+    with pytest.raises(StudyError, match=r"no table 'inclusin'. Did you mean 'inclusion'"):
+        both.read(first, "inclusin")
+    with pytest.raises(StudyError, match=r"has no tables/inclusion\.csv"):
+        both.read(second, "inclusion")
     with pytest.raises(StudyError, match="2 points; say which one"):
         both.to_idata()
     with pytest.raises(StudyError, match="no point 'x' in this result"):
@@ -110,7 +116,7 @@ def test_a_result_finds_the_point_that_is_meant(tmp_path):
     assert Result(None, (first,), {first.id: FakeOutcome()}).to_idata() == "draws"
 
 
-def test_a_result_reads_weights_from_its_folder(tmp_path):
+def test_a_result_reads_weights_and_tables_from_its_folder(tmp_path):
     import torch
     from safetensors.torch import save_file
 
@@ -118,4 +124,8 @@ def test_a_result_reads_weights_from_its_folder(tmp_path):
     folder = tmp_path / "points" / point.id
     folder.mkdir(parents=True)
     save_file({"w": torch.arange(3.0)}, folder / "weights.safetensors")
-    assert Result(None, (point,), {}, tmp_path).state()["w"].tolist() == [0, 1, 2]
+    (folder / "tables").mkdir()
+    (folder / "tables" / "a.csv").write_text("op,probability\nx,0.5\n")
+    result = Result(None, (point,), {}, tmp_path)
+    assert result.state()["w"].tolist() == [0, 1, 2]
+    assert result.read(None, "a")["probability"].tolist() == [0.5]
