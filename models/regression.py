@@ -93,7 +93,7 @@ class SubsetRegression(PyroModule):
         pyro.deterministic(f"arch/{edge.name}", gates, event_dim=1)
         noise = self._noise(x)
         weights = pyro.sample(f"w/{edge.name}", self._weights(prior, x, gates, noise))
-        value = (gates * weights) @ x.mT
+        value = (gates * weights).to(x) @ x.mT
         if value.dim() > 1:  # (*batch, 1, n): the place of the data plate holds the rows
             value = value.squeeze(-2)
         if prior.intercept:

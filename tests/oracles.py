@@ -55,3 +55,9 @@ GUMBEL_KL = 0.566541
 GUMBEL_INVERSE_SQUARE = 13.98421
 # K = 2: (difference of log-odds, categorical KL, relaxed KL).
 GUMBEL_KL_AGAINST_CATEGORICAL = ((2.0, 0.328, 0.626), (6.0, 0.676, 4.030))
+
+# ---- Comparison of structures: delta-method standard errors of the probabilities (direct simulation of the
+# evidences gives 0.0217, 0.0214, 0.0071).
+COMPARISON_LOG_EVIDENCE = (-100.0, -101.0, -103.0)
+COMPARISON_ERROR = (0.05, 0.1, 0.2)
+COMPARISON_PROBABILITY_SE = (0.0216, 0.0214, 0.0069)
