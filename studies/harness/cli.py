@@ -92,7 +92,7 @@ def show(
     origin = f" (plugin {module.source.distribution})" if module.source.distribution else ""
     _say(f"{declared.name}{origin}: {module.question}\n")
     _say(listing.text_table(("key", "value", "type", "default", "bound", "meaning"), rows) + "\n")
-    _say("\n".join([*listing.graph(declared), f"{declared.count():,} points"]))
+    _say("\n".join([*listing.graph(declared), listing.points_text(declared)]))
     try:
         if lines := listing.sites(declared):
             _say("\n" + lines)
@@ -164,9 +164,10 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
 ) -> None:
     """Build report.html again from the folder of a run alone; the same bytes each time."""
+    place = _path(folder, "RUN")
     from evidentia.studies.harness.report import build_report
 
-    path = build_report(_path(folder, "RUN"))
+    path = build_report(place)
     _say(str(path))
     if open_:
         typer.launch(str(path))
@@ -178,17 +179,19 @@ def compare(
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated values")] = False,
 ) -> None:
     """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
+    places = [_path(each, "RUN") for each in runs]
     from evidentia.studies.harness.compare import compare_runs
 
-    _say(compare_runs([_path(each, "RUN") for each in runs], csv=csv).rstrip("\n"))
+    _say(compare_runs(places, csv=csv).rstrip("\n"))
 
 
 @app.command()
 def status(folder: Run, as_json: Json = False) -> None:
     """Show the state of every point of a run."""
+    place = _path(folder, "RUN")
     from evidentia.studies.harness.status import status_table
 
-    _say(str(status_table(_path(folder, "RUN"))))
+    _say(str(status_table(place)))
 
 
 @app.command()
@@ -263,7 +266,7 @@ def _print_plan(module: Any, study: Any, as_json: bool) -> None:
     if as_json:
         _say(listing.document(planned))
         return
-    _say(f"{study.name}: {planned['points']:,} points, nothing written")
+    _say(f"{study.name}: {listing.points_text(study)}, nothing written")
     _say(f"expected minutes of the full study: {module.config.minutes:g}")
     columns = list(planned["first"][0])
     _say(listing.text_table(columns, [[row.get(name) for name in columns] for row in planned["first"]]))
@@ -296,8 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(explain(error), errors.BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", errors.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away; there is nobody to tell.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (typer turns that into an exit); there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.STORAGE
     except OSError as error:

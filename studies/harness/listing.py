@@ -128,6 +128,17 @@ def graph(study: Study) -> list[str]:
     return lines + [f"expects {claim.text}" for claim in study.expect]
 
 
+def points_text(study: Study) -> str:
+    """The number of points in words.
+
+    Example:
+        >>> points_text(Study(name="toy", data="tanh", inference="svi"))
+        '1 point'
+    """
+    number = study.count()
+    return f"{number:,} point{'s' * (number != 1)}"
+
+
 def sites(study: Study) -> str:
     """The sites of the model of the study's first point, one line each; empty where it has no model.
 
@@ -136,10 +147,9 @@ def sites(study: Study) -> str:
         ValueError: the model fails on the data.
     """
     from evidentia.studies.harness.model_graph import graph_text, model_graph
-    from evidentia.studies.harness.problem import build_problem, check_names, load_data
+    from evidentia.studies.harness.problem import build_problem, load_data
 
     point = next(study.points())
-    check_names(point)
     if point.model is None:
         return ""
     problem = build_problem(point, load_data(point.data))

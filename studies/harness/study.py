@@ -87,7 +87,7 @@ class Study(Frozen):
 
     name: Annotated[str, Field(pattern=NAME)]
     description: str = Field(default="", max_length=2000)
-    tags: tuple[Key, ...] = ()
+    tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,39}$")], ...] = ()
     data: Ref
     model: Ref | None = None
     guide: Ref | None = None
