@@ -9,6 +9,7 @@ ever computed by two processes.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, final
@@ -83,6 +84,8 @@ def hold(path: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
 
     lock = FileLock(path, thread_local=False)
     try:
+        # filelock would make the folder, and so bring back one that was deleted.
+        os.stat(path.parent)
         lock.acquire(timeout=wait_s, poll_interval=0.05)
     except Timeout:
         raise BusyError(busy) from None

@@ -84,8 +84,9 @@ def write_point(folder: Path, point: Point, outcome: Outcome, seconds: float) ->
 
     spec = outcome.extra.get("data_spec", {})
     if outcome.weights:
-        metadata = {"schema": str(SCHEMA), "point": point.id, "data": json.dumps(spec, sort_keys=True)}
-        atomic.write_bytes(folder / "weights.safetensors", pack(outcome.weights, metadata))
+        # One entry only: safetensors writes several in no fixed order, and equal weights are equal bytes.
+        header = json.dumps({"schema": SCHEMA, "point": point.id, "data": spec}, sort_keys=True)
+        atomic.write_bytes(folder / "weights.safetensors", pack(outcome.weights, {"evidentia": header}))
     if outcome.idata is not None:
         from evidentia.inference import diagnostics
 

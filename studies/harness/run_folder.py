@@ -121,7 +121,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        record = yaml.safe_load(atomic.read_limited(path, CONFIG_LIMIT).decode("utf-8"))
+        text = atomic.read_limited(path, CONFIG_LIMIT).decode("utf-8")
+        if "&" in text and any(
+            isinstance(each, yaml.AliasEvent) for each in yaml.parse(text, yaml.SafeLoader)
+        ):
+            raise ValueError(f"{path} has YAML aliases, which no run writes")
+        record = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudyError(f"{folder} is not a run folder: {reason}. Expected a {CONFIG} in it") from None
@@ -136,7 +141,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the resolved settings atomically."""
-    text = yaml.safe_dump({"schema": SCHEMA, **settings}, sort_keys=False, allow_unicode=True)
+    plain = json.loads(json.dumps({"schema": SCHEMA, **settings}))  # shares nothing, so YAML needs no aliases
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     atomic.write_text(folder / CONFIG, text)
 
 
