@@ -144,7 +144,7 @@ def cell(record: dict[Any, Any], column: str, error: str | None) -> str:
     if spread is None or spread != spread:
         return text
     if float(spread) == 0.0:
-        return text + " (exact)" if record.get("kind") == "exact" and column == "log_evidence" else text
+        return text
     return f"{text} ± {show_error(column, float(spread))}"
 
 

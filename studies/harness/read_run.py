@@ -19,7 +19,7 @@ from evidentia.studies.harness.verdict import Check
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PointView", "RunView", "read_run", "read_table"]
+__all__ = ["PointView", "RunView", "read_run", "read_table", "words"]
 
 TABLE_LIMIT = 256 * 2**20
 IMAGE_LIMIT = 32 * 2**20
@@ -51,7 +51,7 @@ class PointView(NamedTuple):
     @property
     def label(self) -> str:
         """The varied axes in words, or the id where nothing varies."""
-        parts = [f"{key} = {_value(value)}" for key, value in self.varied.items()]
+        parts = [f"{key} = {words(value)}" for key, value in self.varied.items()]
         return ", ".join(parts) or self.id
 
     def metrics(self) -> pd.DataFrame | None:
@@ -193,7 +193,6 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(
             StringIO(text),
             dtype={"point": str},  # an id may have no letter in it
-            float_precision="round_trip",
             keep_default_na=False,
             na_values=[""],
         )
@@ -229,11 +228,17 @@ def regular(folder: Path, suffix: str) -> Iterator[Path]:
             yield path
 
 
-def _value(value: Any) -> str:
+def words(value: Any) -> str:
+    """A setting in words: a registry key with its parameters, a list in parentheses.
+
+    Example:
+        >>> words({"key": "tanh", "params": {"n": 50}}), words([1, 2])
+        ('tanh(n=50)', '(1, 2)')
+    """
     if isinstance(value, Mapping) and "key" in value:
         params = value.get("params") or {}
-        inside = ", ".join(f"{name}={_value(each)}" for name, each in params.items())
+        inside = ", ".join(f"{name}={words(each)}" for name, each in params.items())
         return f"{value['key']}({inside})" if inside else str(value["key"])
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_value, value)) + ")"
+        return "(" + ", ".join(map(words, value)) + ")"
     return str(value)

@@ -143,7 +143,7 @@ def test_errors_sit_beside_values_and_bounds_are_marked():
     )
     shown = show_table(frame)
     assert shown.headers == ("structure", "log evidence (nats)", "kind", "probability")
-    assert [row[1] for row in shown.rows] == ["-1.00 (exact)", "≥ -2.00 ± 0.12", "≤ -3.00 ± 0.0010"]
+    assert [row[1] for row in shown.rows] == ["-1.00", "≥ -2.00 ± 0.12", "≤ -3.00 ± 0.0010"]
     assert [row[3] for row in shown.rows] == ["0.5000 ± 0.0100", "0.3000", "0.2000 ± 1.0e-05"]
     assert shown.numeric == (False, True, False, True)
     assert len(text_table(shown).splitlines()) == 4
