@@ -36,6 +36,12 @@ def worked_example():
 DIABETES_NOISE_VARIANCE = 0.49456
 # g-prior with g = n, uniform over the 1 024 models: age, sex, bmi, bp, s1 … s6.
 DIABETES_INCLUSION_G_PRIOR = (0.0459, 0.9790, 1.0, 0.9999, 0.5696, 0.3789, 0.5684, 0.2029, 1.0, 0.0735)
+# The other two settings from an independent loop over all subsets in numpy.
+DIABETES_INCLUSION = {
+    "g-prior, uniform": DIABETES_INCLUSION_G_PRIOR,
+    "g-prior, beta-binomial": (0.0804, 0.9818, 1.0, 0.9999, 0.6291, 0.4319, 0.5402, 0.2479, 1.0, 0.1258),
+    "N(0,1), uniform": (0.0356, 0.9751, 1.0, 0.9999, 0.6366, 0.4702, 0.5023, 0.2181, 1.0, 0.0635),
+}
 DIABETES_TOP_MODELS = [[1, 2, 3, 6, 8], [1, 2, 3, 4, 5, 8], [1, 2, 3, 4, 7, 8]]
 DIABETES_TOP_LOG_BAYES_FACTOR = [140.9302, 140.6940, 140.0416]
 DIABETES_TOP_PROBABILITY = [0.2810, 0.2219, 0.1156]

@@ -51,9 +51,10 @@ def evaluate(
                 continue
             terms = []
             for name, op in edge.ops.items():
-                gate = gates.get(f"{edge.name}/{name}")
+                key = f"{edge.name}/{name}"
+                gate = gates.get(key)
                 if gate is not None:
-                    own = {w: weights[f"{edge.name}/{name}/{w}"] for w in op.shapes(plan.widths[edge.source])}
+                    own = {w: weights[f"{key}/{w}"] for w in plan.op_weights[key]}
                     terms.append(gate[..., None, None] * op(values[edge.source], **own))
             parts.append(_sum(terms) if terms else x.new_zeros(x.shape[-2], plan.edge_widths[edge.name]))
         values[node] = combine(parts, aggregates.get(node, "sum"))
@@ -109,9 +110,8 @@ def num_parameters(plan: Plan, gates: Tensor) -> Tensor:
     """Number of weights of the live operations, integers ``(*b)``."""
     counts = torch.tensor(
         [
-            sum(shape.numel() for shape in op.shapes(plan.widths[e.source]).values())
-            for e in plan.edges
-            for op in e.ops.values()
+            sum(plan.weight_shapes[f"{key}/{w}"].numel() for w in names)
+            for key, names in plan.op_weights.items()
         ],
         device=gates.device,
     )

@@ -88,6 +88,7 @@ class Plan:
         widths: columns of each node.
         edge_widths: columns that each edge brings to its target.
         weight_shapes: shape of each weight, by ``"x->f/one/weight"``.
+        op_weights: names of the weights of each operation, by ``"x->f/one"``.
         slices: place of each edge in the vector of gates.
 
     References:
@@ -100,6 +101,7 @@ class Plan:
     widths: dict[str, int]
     edge_widths: dict[str, int]
     weight_shapes: dict[str, Size]
+    op_weights: dict[str, tuple[str, ...]]
     slices: dict[str, slice]
 
 
@@ -153,11 +155,14 @@ def make_plan(inputs: int, edges: Sequence[Edge], aggregates: Mapping[str, Aggre
         for name, op in e.ops.items()
         for weight, shape in op.shapes(widths[e.source]).items()
     }
+    op_weights = {
+        f"{e.name}/{name}": tuple(op.shapes(widths[e.source])) for e in ordered for name, op in e.ops.items()
+    }
     slices: dict[str, slice] = {}
     for e in ordered:
         start = next(reversed(slices.values())).stop if slices else 0
         slices[e.name] = slice(start, start + len(e.ops))
-    return Plan(nodes, ordered, nodes[-1], widths, edge_widths, weight_shapes, slices)
+    return Plan(nodes, ordered, nodes[-1], widths, edge_widths, weight_shapes, op_weights, slices)
 
 
 def _check_graph(nodes: Sequence[str], edges: Sequence[Edge], aggregates: Mapping[str, Aggregate]) -> None:

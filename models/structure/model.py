@@ -13,6 +13,7 @@ from evidentia.models.structure.evaluate import evaluate, live_ops
 from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Size, Tensor
 
 if TYPE_CHECKING:
@@ -96,12 +97,16 @@ class FamilyModel(PyroModule):
         names = family.gate_names
         live = [True] * len(names) if structure is None else live_ops(self._plan, structure.gates).tolist()
         self._live_gates = tuple((i, name) for i, name in enumerate(names) if live[i])
+        self._weights = {
+            f"{name}/{weight}": (name, self._plan.weight_shapes[f"{name}/{weight}"])
+            for _, name in self._live_gates
+            for weight in self._plan.op_weights[name]
+        }
 
     @property
     def weight_shapes(self) -> dict[str, Size]:
         """Shape of each weight that has a site ``w/<name>``: all, or the live ones of a fixed structure."""
-        live = {name for _, name in self._live_gates}
-        return {k: s for k, s in self._plan.weight_shapes.items() if k.rpartition("/")[0] in live}
+        return {name: shape for name, (_, shape) in self._weights.items()}
 
     @property
     def hyper(self) -> dict[str, Hyper]:
@@ -109,13 +114,15 @@ class FamilyModel(PyroModule):
         priors = {f"{key}/{e.name}": value for e in self._plan.edges for key, value in e.prior.hyper.items()}
         return {**self.likelihood.hyper, **(priors if self.structure is None else {})}
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Run the generative program.
 
         Args:
             x: inputs ``(n, num_inputs)``.
             y: response ``(n,)`` (``(n, width)`` for a Gaussian with several outputs); drawn from the prior
                 predictive when None.
+            size: number of rows of the whole data set when x and y are a minibatch; the log-likelihood is then
+                scaled by ``size / n``.
 
         Returns:
             The response.
@@ -127,18 +134,20 @@ class FamilyModel(PyroModule):
         gates = self._sample_gates(x)
         weights: dict[str, Tensor] = {}
         factor = x.new_zeros(())
-        for name, shape in self.weight_shapes.items():
+        for name, (_, shape) in self._weights.items():
             variance = self.weight_prior.variance(name, shape, x)
             factor = factor + self._map_term(variance)
             law = dist.Normal(x.new_zeros(shape), variance.sqrt()).to_event(len(shape))
             weights[name] = _drop_data_dim(f"w/{name}", pyro.sample(f"w/{name}", law), len(shape))
-        if self.weight_prior.learned and self.weight_prior.hyper == "param":
+        # outside of inference a factor has no meaning, and Pyro warns about it
+        if self.weight_prior.learned and self.weight_prior.hyper == "param" and am_i_wrapped():
             pyro.factor("log_hyperprior", factor)
         noise = self.likelihood.noise(x)
         if noise is not None:
             noise = _drop_data_dim("noise", noise, 0)
         law = self.likelihood.distribution(self._value(x, gates, weights), noise)
-        with pyro.plate("data", x.shape[-2], dim=-1):
+        rows = None if size is None else torch.arange(x.shape[0], device=x.device)
+        with pyro.plate("data", x.shape[0] if size is None else size, subsample=rows, dim=-1):
             return pyro.sample("obs", law, obs=y)
 
     def _map_term(self, variance: Tensor) -> Tensor:
@@ -162,8 +171,8 @@ class FamilyModel(PyroModule):
     def _value(self, x: Tensor, gates: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         by_name = {name: gates[..., i] for i, name in self._live_gates}
         coupled = {
-            name: self.weight_prior.couple(weights[name], by_name[name.rpartition("/")[0]], shape)
-            for name, shape in self.weight_shapes.items()
+            name: self.weight_prior.couple(weights[name], by_name[gate], shape)
+            for name, (gate, shape) in self._weights.items()
         }
         return evaluate(self._plan, self._aggregates, x, by_name, coupled)
 
@@ -212,17 +221,17 @@ class FamilyModel(PyroModule):
             FamilyError: a weight is missing, unknown, or of the wrong shape.
         """
         self._check_weights(weights)
-        extra = set(weights) - set(self.weight_shapes)
+        extra = set(weights) - set(self._weights)
         if extra:
             raise FamilyError(f"log_weight_prior: the model has no weights {sorted(extra)}.")
         total: Tensor = torch.zeros(())
-        for name, shape in self.weight_shapes.items():
+        for name, (_, shape) in self._weights.items():
             variance = None if variances is None else variances[name]
             total = total + self.weight_prior.log_prior(weights[name], shape, variance)
         return total
 
     def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, shape in self.weight_shapes.items():
+        for name, (_, shape) in self._weights.items():
             if name not in weights:
                 raise FamilyError(f"model: the weight {name!r} of shape {tuple(shape)} is missing.")
             got = weights[name].shape
