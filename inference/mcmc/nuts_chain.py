@@ -108,7 +108,7 @@ class Chain:
                 self.stats[name] = list(value)
 
     def start(self, saved: Mapping[str, Any]) -> None:
-        """Begin the warm-up, or continue from a saved state; torch's generator is set up for the first case."""
+        """Begin the warm-up from torch's generator as it is, or continue from a saved state."""
         self.keep(saved)
         resume = "t" in saved
         self.kernel = RecordingNUTS(
