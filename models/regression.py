@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +18,7 @@ from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM
 from evidentia.models.structure.prior import StructurePrior
 from evidentia.models.structure.priors import Bernoulli
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import constraints
@@ -142,13 +143,28 @@ class SubsetRegression(PyroModule):
         return f"{len(self.names)} columns, {self.prior!r}, {self.model_prior!r}"
 
 
-def _flat(name: str, like: Tensor) -> Tensor:
-    """A site with density 1 on the real line: it can be conditioned on or integrated, never drawn."""
-    try:
-        value: Tensor = pyro.sample(name, dist.ImproperUniform(constraints.real, (), ()))
-    except NotImplementedError as error:
+class _Flat(dist.ImproperUniform):
+    """Density 1 on the real line: it can be conditioned on or integrated, never drawn.
+
+    The masked dry run by which `Predictive` finds shapes gets a zero that never reaches a result.
+    """
+
+    def __init__(self, site: str, batch_shape: torch.Size) -> None:
+        super().__init__(constraints.real, batch_shape, torch.Size())
+        self.site = site
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> _Flat:
+        return _Flat(self.site, torch.Size(batch_shape))
+
+    def sample(self, sample_shape: Any = None) -> Tensor:
+        if poutine.get_mask() is False and not self.batch_shape:
+            return torch.zeros(())
         raise ValueError(
-            f"site {name!r} has a flat prior and cannot be drawn; condition on it, sample from the posterior "
-            "with sample_weights, or use a proper prior such as NormalPrior(1.0) or NormalInverseGamma()"
-        ) from error
+            f"site {self.site!r} has a flat prior and cannot be drawn; condition on it, sample from the "
+            "posterior with sample_weights, or use a proper prior such as NormalPrior(1.0) or NormalInverseGamma()"
+        )
+
+
+def _flat(name: str, like: Tensor) -> Tensor:
+    value: Tensor = pyro.sample(name, _Flat(name, torch.Size()))
     return value.to(like)

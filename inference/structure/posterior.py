@@ -163,11 +163,11 @@ class StructurePosterior:
             draws = self.draws.double()
             value, error = draws.mean((0, 1)), self._monte_carlo_error(draws)
         else:
-            probability, gates = self.probability, self.gates.double()
-            value = probability @ gates
+            probability, on = self.probability, self.gates.double()
             spread = (probability * self.standard_error.double()).square()
-            # Σ_s P_s² s_s² (γ_s − value)², expanded so that no (S, G) temporary is needed
-            error = ((1 - 2 * value) * (spread @ gates) + value.square() * spread.sum()).clamp_min(0).sqrt()
+            value, rest = probability @ on, probability @ (1 - on)
+            # Σ_s P_s² s_s² (γ_s − value)², without cancellation near 0 and 1
+            error = ((spread @ on) * rest.square() + (spread @ (1 - on)) * value.square()).sqrt()
         names = self.family.gate_names
         if len(self.family.edges) == 1:
             names = tuple(self.family.edges[0].ops)
