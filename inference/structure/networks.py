@@ -290,7 +290,7 @@ def _result(
     labels = tuple(_label(model, row) for row in gates)
     finite = found.elbo.isfinite() & found.iwae.isfinite()
     failed = tuple(label for label, fine in zip(labels, finite.tolist(), strict=True) if not fine)
-    skipped = state.steps - state.count
+    skipped = state.steps - state.taken
     if failed:
         shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
         warnings.warn(

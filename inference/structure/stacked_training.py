@@ -50,7 +50,7 @@ class State(NamedTuple):
         step: steps done.
         theta, first, second: parameters and Adam's two moments, ``(S, F)``.
         steps: steps tried, ``(S,)``.
-        count: steps taken, ``(S,)``: one with a gradient that is not finite is skipped, structure by
+        taken: steps taken, ``(S,)``: one with a gradient that is not finite is skipped, structure by
             structure.
         running: structures still trained, ``(S,)`` boolean.
         variance: prior variances, ``(S, W)``.
@@ -65,7 +65,7 @@ class State(NamedTuple):
     first: Tensor
     second: Tensor
     steps: Tensor
-    count: Tensor
+    taken: Tensor
     running: Tensor
     variance: Tensor
     total: Tensor
@@ -99,7 +99,7 @@ def init(theta: Tensor, variance: Tensor, seed: int) -> State:
         first=torch.zeros_like(theta),
         second=torch.zeros_like(theta),
         steps=torch.zeros(rows, dtype=torch.long, device=theta.device),
-        count=torch.zeros(rows, dtype=torch.long, device=theta.device),
+        taken=torch.zeros(rows, dtype=torch.long, device=theta.device),
         running=torch.ones(rows, dtype=torch.bool, device=theta.device),
         variance=variance,
         total=theta.new_zeros(rows),
@@ -218,8 +218,8 @@ def _update(
     first = torch.where(keep, BETA1 * state.first[rows] + (1 - BETA1) * gradient, state.first[rows])
     square = gradient.square()
     second = torch.where(keep, BETA2 * state.second[rows] + (1 - BETA2) * square, state.second[rows])
-    count = state.count[rows] + usable
-    times = count.clamp(min=1).to(theta.dtype).unsqueeze(-1)
+    taken = state.taken[rows] + usable
+    times = taken.clamp(min=1).to(theta.dtype).unsqueeze(-1)
     scale = (1 - BETA2**times).sqrt() / (1 - BETA1**times)
     theta = torch.where(
         keep, theta.detach() - rate * scale * first / (second.sqrt() + EPSILON), theta.detach()
@@ -236,7 +236,7 @@ def _update(
         "first": first,
         "second": second,
         "steps": state.steps[rows] + 1,
-        "count": count,
+        "taken": taken,
         "variance": variance,
         "total": state.total[rows] + loss.detach(),
     }

@@ -155,7 +155,7 @@ def test_a_failing_structure_does_not_touch_the_others():
     others = torch.tensor([0, 2, 3, 4])
     assert torch.equal(found.iwae[others], clean.iwae[others])
     assert found.iwae[1].isnan()
-    assert state.count.tolist() == [100, 0, 100, 100, 100]
+    assert state.taken.tolist() == [100, 0, 100, 100, 100]
     assert state.theta.isfinite().all()
 
 
