@@ -161,7 +161,7 @@ class _Flat(dist.ImproperUniform):
             return torch.zeros(())
         raise ValueError(
             f"site {self.site!r} has a flat prior and cannot be drawn; condition on it, sample from the "
-            "posterior with sample_weights, or use a proper prior such as NormalPrior(1.0) or NormalInverseGamma()"
+            "posterior with sample_weights, or use a proper prior such as NormalPrior(1.0)"
         )
 
 
