@@ -1,11 +1,13 @@
 """The command ``evidentia``: each command reads its options, calls one function and prints the result."""
 
+import contextlib
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, final
 
 import typer
 from evidentia.studies.harness import errors
@@ -282,42 +284,68 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"notice: {text}\n")
 
 
+@final
+class _Counted:
+    """A text stream that remembers whether anything was written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.used = stream, False
+
+    def write(self, text: str) -> int:
+        self.used = self.used or bool(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every fault is one message on stderr.
+
+    With ``--json`` a fault is also the one document on stdout: ``{"error": message, "exit_code": code}``.
 
     Args:
         arguments: words after ``evidentia``; the process's own where None.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    stdout = _Counted(sys.stdout)
+    with contextlib.redirect_stdout(stdout):
+        code, message = _run(words or ["--help"])
+        if message is not None:
+            if "--json" in words and not stdout.used:
+                _say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+            sys.stdout.flush()
+            sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _run(words: list[str]) -> tuple[int, str | None]:
+    """Exit code and, where the command failed, the message."""
     try:
-        words = sys.argv[1:] if arguments is None else list(arguments)
-        code = app(args=words or ["--help"], prog_name="evidentia", standalone_mode=False)
+        code = app(args=words, prog_name="evidentia", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else errors.OK
+        return code if isinstance(code, int) else errors.OK, None
     except StudyError as error:
-        return _fail(str(error), error.exit_code)
+        return error.exit_code, str(error)
     except ValidationError as error:
-        return _fail(explain(error), errors.BAD_INPUT)
+        return errors.BAD_INPUT, explain(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", errors.INTERRUPTED)
+        return errors.INTERRUPTED, "interrupted"
     except (BrokenPipeError, SystemExit):
         # The reader of our output went away (typer turns that into an exit); there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.STORAGE
+        return errors.STORAGE, None
     except OSError as error:
-        return _fail(f"{error.filename or 'disk'}: {error.strerror or error}", errors.STORAGE)
+        return errors.STORAGE, f"{error.filename or 'disk'}: {error.strerror or error}"
     except Exception as error:
         if callable(describe := getattr(error, "format_message", None)):  # a usage error of typer
-            return _fail(f"{describe()} `evidentia --help` shows the commands and options.", errors.BAD_INPUT)
+            return errors.BAD_INPUT, f"{describe()} `evidentia --help` shows the commands and options."
         if os.environ.get(DEBUG):
             raise
-        hint = f"Set {DEBUG}=1 to see where."
-        return _fail(f"{type(error).__name__}: {error or 'no message'}. {hint}", errors.NUMERICAL)
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n")
-    return code
+        return (
+            errors.NUMERICAL,
+            f"{type(error).__name__}: {error or 'no message'}. Set {DEBUG}=1 to see where.",
+        )
 
 
 def entry() -> None:

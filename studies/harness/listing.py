@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from evidentia.studies.harness.discovery import Source, StudyModule, declare, discover, load
-from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten
 from evidentia.studies.harness.points import Ref, canon
 from evidentia.studies.harness.study import Study
 from pydantic import BaseModel
@@ -56,9 +57,14 @@ def study_rows(plugins: bool = True, tag: str | None = None) -> tuple[list[Study
         except StudyError as error:
             notices.append(str(error))
             row = StudyRow(source.name, None, None, None, (), None)
-        if tag is None or tag in row.tags:
-            rows.append(row)
-    return rows, notices
+        rows.append(row)
+    if tag is None:
+        return rows, notices
+    tagged = [row for row in rows if tag in row.tags]
+    if not tagged:
+        known = {each for row in rows for each in row.tags}
+        notices.append(f"no study has the tag {shorten(tag)}. {did_you_mean(tag, known)}")
+    return tagged, notices
 
 
 def _row(source: Source) -> StudyRow:
@@ -83,26 +89,49 @@ def settings(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
             yield from settings(value, f"{prefix}{name}.")
             continue
         default = field.get_default(call_default_factory=True)
-        yield Setting(prefix + name, value, _type(field), default, _bound(field), field.description or "")
+        yield Setting(
+            prefix + name, value, _type(field.annotation), default, _bound(field), field.description or ""
+        )
 
 
-def _type(field: FieldInfo) -> str:
-    annotation = field.annotation
-    return (
-        annotation.__name__
-        if isinstance(annotation, type) and not get_args(annotation)
-        else str(annotation).replace("typing.", "")
-    )
+def _type(annotation: Any) -> str:
+    """A type as a user writes it, without what only a program needs."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type, arguments))
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if annotation is Ellipsis or annotation is NoneType:
+        return "..." if annotation is Ellipsis else "null"
+    name = getattr(annotation, "__name__", str(annotation).removeprefix("typing."))
+    return f"{name}[{', '.join(map(_type, arguments))}]" if arguments else name
 
 
 def _bound(field: FieldInfo) -> str:
+    own = _limits(field.metadata)
+    inner = [limit for argument in get_args(field.annotation) for limit in _inner_limits(argument)]
+    return ", ".join([*own, *(f"each {limit}" for limit in inner)])
+
+
+def _inner_limits(annotation: Any) -> list[str]:
+    if get_origin(annotation) is not Annotated:
+        return []
+    found: list[Any] = []
+    for entry in get_args(annotation)[1:]:
+        found += entry.metadata if isinstance(entry, FieldInfo) else [entry]
+    return _limits(found)
+
+
+def _limits(constraints: Iterable[Any]) -> list[str]:
     found = []
-    for constraint in field.metadata:
+    for constraint in constraints:
         for name, form in _BOUNDS.items():
             limit = getattr(constraint, name, None)
             if limit is not None:
                 found.append(form.format(limit))
-    return ", ".join(found)
+    return found
 
 
 def graph(study: Study) -> list[str]:

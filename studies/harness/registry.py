@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final, get_type_hints
 
 from evidentia.studies.harness.config import Frozen, StudyConfig, revalidate
-from evidentia.studies.harness.errors import StudyError, did_you_mean
+from evidentia.studies.harness.errors import StudyError, did_you_mean, explain
 from evidentia.studies.harness.points import Ref
+from pydantic import TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from evidentia.studies.harness.study import Study
@@ -126,7 +127,22 @@ class Registry:
         for parameter in named:
             if parameter.default is parameter.empty and parameter.name not in ref.params:
                 raise StudyError(f"{path}.{parameter.name}: {self.what} {ref.key!r} needs a value here.")
+        _check_types(function, ref, path)
         return function
+
+
+def _check_types(function: Callable[..., Any], ref: Ref, path: str) -> None:
+    """See that the parameters have the types the function declares, where its annotations can be resolved."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError):
+        return
+    for name, value in ref.params.items():
+        if name in hints:
+            try:
+                TypeAdapter(hints[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise StudyError(explain(error, prefix=f"{path}.{name}")) from None
 
 
 def _name(target: str | Callable[..., Any]) -> str:

@@ -222,7 +222,6 @@ def test_an_unforeseen_fault_can_be_traced(toy, engine, monkeypatch):
         (("run", "toy", "--workers", "http://x:1"), "expected a number of processes or tcp://host:port"),
         (("run", "toy", "--shard", "4/4"), "--shard"),
         (("run", "toy", "--resume"), "say which, with --out FOLDER"),
-        (("run", "toy", "--quiet", "--json"), "exclude each other"),
         (("clean", "--older-than", "soon"), "--older-than"),
         (("compare",), "Missing argument"),
     ],
@@ -328,6 +327,28 @@ def test_a_failed_claim_is_exit_1_and_json_is_one_document(toy, capsys):
     assert code == 1
     document = json.loads(out)
     assert document["verdict"]["claims"][0]["passed"] is False
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "toy", "--set", "rows=0"), ("run", "toi"), ("run", "toy", "--quiet")]
+)
+def test_a_fault_under_json_is_one_document_too(words, toy, capsys):
+    code, out, err = call(capsys, *words, "--json")
+    document = json.loads(out)
+    assert (code, document["exit_code"]) == (2, 2)
+    assert err == f"error: {document['error']}\n"
+
+
+def test_a_tag_that_no_study_has_gets_a_notice(builtin_toy, capsys):
+    code, out, err = call(capsys, "list", "--tag", "tyo")
+    assert (code, out.split()) == (0, ["name", "points", "minutes", "question"])
+    assert "no study has the tag 'tyo'. Did you mean 'toy'?" in err
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(toy):
+    command = f"{sys.executable} -m evidentia.studies.harness.cli show toy --json | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_clean_removes_nothing_where_there_is_nothing(toy, capsys):

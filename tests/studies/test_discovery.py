@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
 from evidentia.studies.harness import listing
+from evidentia.studies.harness.config import FrozenDict, Params, StudyConfig
 from evidentia.studies.harness.discovery import declare, discover, find, load
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.study import Study
+from pydantic import Field
 
 pytestmark = pytest.mark.no_torch
 
@@ -129,6 +132,21 @@ def test_settings_have_type_default_and_bound(toy):
     assert rows["shifts"].type == "tuple[float, ...]"
     assert rows["shifts"].description == "added to the column"
     assert rows["optimiser.rate"].bound == "> 0, <= 1"
+
+
+class Odd(StudyConfig):
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    kind: Literal["a", "b"] = "a"
+    maybe: Annotated[float, Field(gt=0)] | None = None
+    free: Params = FrozenDict()
+
+
+def test_types_and_bounds_are_written_for_a_reader():
+    rows = {row.key: (row.type, row.bound) for row in listing.settings(Odd())}
+    assert rows["sizes"] == ("tuple[int, ...]", "each >= 1")
+    assert rows["kind"] == ("'a' | 'b'", "")
+    assert rows["maybe"] == ("float | null", "each > 0")
+    assert rows["free"] == ("dict[str, Any]", "")
 
 
 def test_the_parts_are_shown_as_text():

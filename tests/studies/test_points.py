@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy
 import pytest
+from evidentia.studies.harness.discovery import find, load
 from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.overrides import apply_overrides
 from evidentia.studies.harness.points import Budget, Point, Ref, canon, digest, expand
 from evidentia.studies.harness.study import Study
 from hypothesis import given, settings
@@ -121,6 +123,17 @@ def test_a_grown_grid_keeps_its_old_points(old: list[int], more: list[int], repl
         make_study(grid=({"inference.power": tuple(more) or (0,)}, {"inference.power": tuple(old)}))
     )
     assert before.items() <= both.items()
+
+
+def test_two_spellings_of_a_number_are_one_point(toy):
+    """O24, third part. Mutant: the id from the settings as they were given, before they are validated."""
+    module = load(find("toy"))
+    found = [
+        identities(module.study(apply_overrides(module.config(), [f"rate={text}", f"shifts=[{text}, 2]"])))
+        for text in ("1e-3", "0.001", "1.0e-3", ".001")
+    ]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert len(found[0]) == 2
 
 
 def test_the_short_path_of_a_parameter_is_the_same_point():

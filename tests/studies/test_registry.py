@@ -66,6 +66,10 @@ def test_parameters_are_checked_by_the_signature():
         table.check(Ref("build", {"widht": 2}), "model")
     with pytest.raises(StudyError, match=r"model\.width: model 'build' needs a value"):
         table.check(Ref("build"), "model")
+    with pytest.raises(StudyError, match=r"model\.width: given '2', expected integer"):
+        table.check(Ref("build", {"width": "2"}), "model")
+    with pytest.raises(StudyError, match=r"model\.depth: given True"):
+        table.check(Ref("build", {"width": 2, "depth": True}), "model")
     with pytest.raises(StudyError, match=r"model: unknown model 'bild'"):
         table.check(Ref("bild"), "model")
 
