@@ -277,6 +277,12 @@ def _name(run: RunView, point: PointView, named: bool, several: bool) -> str:
 
 def point_entries(run: RunView, point: PointView, name: str) -> list[Entry]:
     """One entry per row of the point's metrics; LOO from its draws where there are any."""
+    changed = point.changed()
+    if changed:
+        raise StudyError(
+            f"compare: {point.folder}: {', '.join(changed)} changed after the point finished. "
+            "Compute the point again, or restore the file"
+        )
     metrics = point.metrics()
     if metrics is None or not len(metrics):
         raise StudyError(f"compare: {point.folder} has no rows in metrics.csv")

@@ -98,9 +98,9 @@ def read_pointwise(path: Path) -> Pointwise | None:
         idata = diagnostics.load(path)
         if "log_likelihood" not in idata.groups():
             return None
-        values = next(iter(idata.log_likelihood.data_vars.values()))
+        site, values = next(iter(idata.log_likelihood.data_vars.items()))
         sample = [dim for dim in values.dims if dim not in ("chain", "draw")]
-        score = diagnostics.loo(idata, pointwise=True)
+        score = diagnostics.loo(idata, obs=str(site), pointwise=True)
     except StudyError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:

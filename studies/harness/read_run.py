@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from evidentia.studies.harness import atomic
 from evidentia.studies.harness.errors import StudyError, shorten
-from evidentia.studies.harness.manifest import is_done
+from evidentia.studies.harness.manifest import MANIFEST, differing, is_done
 from evidentia.studies.harness.run_folder import SCHEMA, read_config, read_status
 from evidentia.studies.harness.verdict import Check
 
@@ -57,7 +57,17 @@ class PointView(NamedTuple):
     def metrics(self) -> pd.DataFrame | None:
         """The rows of the point, None before it has any."""
         path = self.folder / "metrics.csv"
-        return read_table(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        table = read_table(path)
+        if "point" not in table.columns:
+            # Any text parses as a table of one column, a pickle of protocol 0 among them.
+            raise StudyError(f"{path} is not the result of a point: it has no column 'point'")
+        return table
+
+    def changed(self) -> list[str]:
+        """Files that differ from the manifest written when the point finished."""
+        return differing(self.folder) if (self.folder / MANIFEST).is_file() else []
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Name -> table, by name."""
@@ -129,8 +139,15 @@ def read_run(folder: Path) -> RunView:
         StudyError: it is no run folder, or a newer version wrote it (exit 2).
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise StudyError(f"{folder} is not a run folder: there is no such folder. Give runs/<study>/<run>")
+    try:
+        there = folder.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StudyError(f"{shorten(str(folder))} is not a run folder: {reason}") from None
+    if not there:
+        raise StudyError(
+            f"{shorten(str(folder))} is not a run folder: there is no such folder. Give runs/<study>/<run>"
+        )
     config = read_config(folder)
     path = folder / "environment.json"
     environment = read_record(path) if path.is_file() else {}
