@@ -121,8 +121,8 @@ class FamilyModel(PyroModule):
             x: inputs ``(n, num_inputs)``.
             y: response ``(n,)`` (``(n, width)`` for a Gaussian with several outputs); drawn from the prior
                 predictive when None.
-            size: number of rows of the whole data set when x and y are a minibatch; the log-likelihood is then
-                scaled by ``size / n``.
+            size: number of rows of the whole data set when x and y are a minibatch; the log-likelihood is
+                then scaled by ``size / n``.
 
         Returns:
             The response.

@@ -201,6 +201,46 @@ def test_enumeration_is_the_sum_over_structures(name: str) -> None:
     assert abs(enumerated - float(expected)) < 1e-8
 
 
+def test_enumerated_guide_averages_the_bounds_of_the_structures() -> None:
+    # weights that depend on the structure have the batch dimension of the enumeration
+    torch.set_default_dtype(DTYPE)  # Pyro's enumeration mixes in the default dtype
+    x, y = data()
+    family = Family(2).edge("x", "f", domain="simplex_vertex", ops={"a": GLM(), "b": Constant()})
+    model = family.model(likelihood=Gaussian(0.5))
+    probs = torch.tensor([0.3, 0.7], dtype=DTYPE)
+
+    def weights_of(x: Tensor, index: Tensor) -> None:
+        for name, shape in model.weight_shapes.items():
+            on = (index == (0 if name.startswith("x->f/a") else 1)).to(DTYPE)
+            loc = on.reshape(on.shape + (1,) * len(shape)) * torch.full(shape, 0.4, dtype=DTYPE)
+            scale = 1 - 0.999 * on.reshape(on.shape + (1,) * len(shape)) + torch.zeros(shape, dtype=DTYPE)
+            pyro.sample(f"w/{name}", dist.Normal(loc, scale).to_event(len(shape)))
+
+    def guide(x: Tensor, y: Tensor) -> None:
+        index = pyro.sample("gamma/x->f", dist.Categorical(probs), infer={"enumerate": "parallel"})
+        weights_of(x, index)
+
+    particles = 2000
+    elbo = -TraceEnum_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1).loss(
+        model, guide, x, y
+    )
+    bounds = []
+    for k in range(2):
+
+        def fixed(x: Tensor, y: Tensor, k: int = k) -> None:
+            weights_of(x, torch.tensor(k))
+
+        at_k = poutine.block(
+            poutine.condition(model, {"gamma/x->f": torch.tensor(k)}), hide=["gamma/x->f", "arch/x->f"]
+        )
+        one = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+        bounds.append(-one.loss(at_k, fixed, x, y))
+    divergence = float((probs * (probs / 0.5).log()).sum())
+    expected = sum(float(p) * b for p, b in zip(probs, bounds, strict=True)) - divergence
+    # the weights of the open operation are nearly fixed, so the Monte Carlo error is small
+    assert elbo == pytest.approx(expected, abs=0.02)
+
+
 @pytest.mark.parametrize("name", DISCRETE)
 def test_enumerated_gradient_is_exact(name: str) -> None:
     x, y = data()
