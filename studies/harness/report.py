@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shlex
 import struct
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from evidentia.studies.harness import atomic
-from evidentia.studies.harness.claims import ClaimResult, check_claims
+from evidentia.studies.harness.claims import ClaimResult, check_claims, describe
 from evidentia.studies.harness.findings import (
     evidence_sentence,
     is_inclusion,
@@ -28,6 +29,7 @@ from evidentia.studies.harness.findings import (
 )
 from evidentia.studies.harness.present import Shown, label, show_table
 from evidentia.studies.harness.read_run import PointView, RunView, read_image, read_run, words
+from evidentia.studies.harness.status import planned_points
 from evidentia.studies.harness.verdict import RULES, Check, failed_checks
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ REPORT = "report.html"
 TOP, METRIC_ROWS, POINTS = 10, 40, 24
 NARRATED = 6
 """More points than this are counted in the verdict and not told one by one."""
-PIXELS = 1.45
-"""Pixels of a figure for each CSS pixel: sharp on dense screens, and text of the page's size."""
+INCH, DENSE = 110, 1.45
+"""CSS pixels for an inch of a figure, so that its text has the page's size; pixels for each else."""
 SHOWN_FIRST = (
     "structure",
     "op",
@@ -133,7 +135,7 @@ def page(run: RunView) -> dict[str, Any]:
         "unfinished": [
             (point.label, point.state, error_of(point)) for point in points if point.state != "done"
         ],
-        "num_points": len(points),
+        "num_points": max(len(points), planned_points(run)),
         "num_done": sum(point.done for point in points),
         "claims": claims_of(run, table),
         "metrics": metrics_view(table, points),
@@ -197,6 +199,7 @@ def claims_of(run: RunView, table: pd.DataFrame | None) -> list[ClaimResult]:
     """The study's claims held against the table again; nothing is taken from the status file."""
     import pandas as pd
 
+    missing = max(len(run.points), planned_points(run)) - sum(point.done for point in run.points)
     defaults: dict[str, Any] = {
         "where": {},
         "reduce": "all",
@@ -211,6 +214,9 @@ def claims_of(run: RunView, table: pd.DataFrame | None) -> list[ClaimResult]:
         for claim in declared
         if isinstance(claim, Mapping)
     ]
+    if missing and claims:
+        why = f"not checked: {missing} unfinished point{'s' if missing > 1 else ''}"
+        return [ClaimResult(claim.text or describe(claim), False, math.nan, "ERROR", why) for claim in claims]
     return check_claims(claims, pd.DataFrame() if table is None else table)
 
 
@@ -301,8 +307,7 @@ def figure_view(path: Path) -> FigureView:
     data = read_image(path)
     kind = "image/png" if path.suffix == ".png" else "image/svg+xml"
     caption = png_text(data) if path.suffix == ".png" else svg_text(data)
-    is_png = data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 24
-    width = round(struct.unpack(">I", data[16:20])[0] / PIXELS) if is_png else None
+    width = png_width(data) if path.suffix == ".png" else None
     return FigureView(
         f"data:{kind};base64,{b64encode(data).decode('ascii')}",
         caption or path.stem.replace("_", " ").replace("-", " ").capitalize(),
@@ -310,18 +315,36 @@ def figure_view(path: Path) -> FigureView:
     )
 
 
-def png_text(data: bytes, key: bytes = b"Description") -> str:
-    """The text stored under a key in a PNG file, empty if there is none."""
-    place = 8
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and body of each chunk of a PNG file; stops where the file is cut off."""
+    place = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else len(data)
     while place + 12 <= len(data):
         (length,) = struct.unpack(">I", data[place : place + 4])
-        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        place += 12 + length
+
+
+def png_width(data: bytes) -> int | None:
+    """Width on the page in CSS pixels, from the size in inches where the file has one."""
+    pixels, per_metre = 0, 0
+    for kind, body in png_chunks(data):
+        if kind == b"IHDR" and len(body) >= 4:
+            (pixels,) = struct.unpack(">I", body[:4])
+        if kind == b"pHYs" and len(body) == 9 and body[8] == 1:
+            (per_metre,) = struct.unpack(">I", body[:4])
+    if not pixels:
+        return None
+    return round(pixels / (per_metre * 0.0254) * INCH) if per_metre else round(pixels / DENSE)
+
+
+def png_text(data: bytes, key: bytes = b"Description") -> str:
+    """The text stored under a key in a PNG file, empty if there is none."""
+    for kind, body in png_chunks(data):
         if kind == b"tEXt" and body.startswith(key + b"\0"):
             return body[len(key) + 1 :].decode("latin-1").strip()
         # iTXt: keyword, NUL, two flags (uncompressed: 0 0), language, NUL, translated keyword, NUL, text
         if kind == b"iTXt" and body.startswith(key + b"\0\0\0"):
             return body[len(key) + 3 :].split(b"\0", 2)[-1].decode("utf-8", "replace").strip()
-        place += 12 + length
     return ""
 
 

@@ -150,9 +150,12 @@ def test_markup_in_names_and_cells_is_escaped(tmp_path):
 
 def test_an_unfinished_run_says_so_first(tmp_path):
     folder = fake_run.write_run(tmp_path / "run", done=False)
-    text = re.sub(r"\s+", " ", Page(build_report(folder).read_text("utf-8")).text)
+    source = build_report(folder).read_text("utf-8")
+    text = re.sub(r"\s+", " ", Page(source).text)
     assert "2 of 3 points finished. What follows rests on those alone." in text
     assert "loss is not finite at step 71" in text
+    assert "not checked: 1 unfinished point" in text
+    assert "badge PASS" not in source
 
 
 def test_a_bare_run_has_a_report(tmp_path):
