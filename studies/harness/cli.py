@@ -188,12 +188,12 @@ def compare(
 
 
 @app.command()
-def status(folder: Run, as_json: Json = False) -> None:
+def status(folder: Run) -> None:
     """Show the state of every point of a run."""
     place = _path(folder, "RUN")
     from evidentia.studies.harness.status import status_table
 
-    _say(str(status_table(place)))
+    _say(status_table(place))
 
 
 @app.command()
@@ -215,11 +215,11 @@ def clean(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor() -> None:
     """Show versions, threads, optional packages, the dot binary and free disk space."""
     from evidentia.studies.harness.doctor import doctor_report
 
-    _say(str(doctor_report()))
+    _say(doctor_report())
 
 
 def _resolve(
@@ -348,10 +348,5 @@ def _run(words: list[str]) -> tuple[int, str | None]:
         )
 
 
-def entry() -> None:
-    """The console script: exit with the code of :func:`main`."""
-    raise SystemExit(main())
-
-
 if __name__ == "__main__":
-    entry()
+    raise SystemExit(main())

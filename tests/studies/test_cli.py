@@ -320,6 +320,17 @@ def test_a_run_ends_with_claims_report_and_command(toy, capsys):
     code, out, _ = call(capsys, "run", "toy", "--smoke", "--out", str(folder), "--resume")
     assert code == 0
     assert "complete" in out
+    code, out, _ = call(capsys, "status", str(folder))
+    assert (code, "2 done" in out) == (0, True)
+    before = (folder / "report.html").read_bytes()
+    assert call(capsys, "report", str(folder)) == (0, f"{folder}/report.html\n", "")
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_doctor_shows_what_is_installed(toy, capsys):
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0
+    assert "torch" in out
 
 
 def test_a_failed_claim_is_exit_1_and_json_is_one_document(toy, capsys):
