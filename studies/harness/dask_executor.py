@@ -10,6 +10,7 @@ is never tried again.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, final
@@ -28,6 +29,9 @@ _SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.nanny.pre-spawn-environ": _THREADS,
     "distributed.worker.daemon": True,
+    "distributed.worker.preload": ["evidentia.studies.harness.dask_worker"],
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     "distributed.diagnostics.nvml": False,
 }
 
@@ -78,6 +82,7 @@ class DaskExecutor:
         retries: how often the machinery may fail for one point.
         stop: asked before each point is handed out; when true, no more are.
         target: the function a worker runs.
+        patience_s: seconds to wait for a scheduler that is said to run.
 
     Raises:
         StudyError: if the extra is not installed or the scheduler does not answer (exit 2).
@@ -90,6 +95,7 @@ class DaskExecutor:
         retries: int = 0,
         stop: Callable[[], bool] = lambda: False,
         target: Callable[[Any], Status] = work,
+        patience_s: float = 20.0,
     ) -> None:
         try:
             import dask
@@ -113,13 +119,14 @@ class DaskExecutor:
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
                     silence_logs="ERROR",
                 )
                 self._stack.callback(cluster.close, timeout=10)
                 self._client = Client(cluster)
             else:
-                self._client = Client(workers, timeout="20s")
+                self._client = Client(workers, timeout=patience_s)
         except (OSError, TimeoutError, ValueError) as error:
             self._stack.close()
             raise StudyError(f"--workers {workers}: no scheduler answers there ({error})") from None
@@ -142,6 +149,8 @@ class DaskExecutor:
         waiting = as_completed()
         self._fill(waiting, flying)
         while flying:
+            if not self._ready(waiting):
+                return
             future = next(waiting)
             identity = flying.pop(future.key)
             status = self._status(future)
@@ -158,7 +167,7 @@ class DaskExecutor:
     def _fill(self, waiting: Any, flying: dict[Any, str]) -> None:
         if not self._queue or self._stop():
             return
-        alive = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        alive = max(1, self._alive())
         while self._queue and len(flying) < alive:
             point = self._queue.popleft()
             future = self._client.submit(
@@ -169,6 +178,17 @@ class DaskExecutor:
             )
             flying[future.key] = point.id
             waiting.add(future)
+
+    def _ready(self, waiting: Any) -> bool:
+        """Wait for a future; false if the run stops and no worker is left that could end one."""
+        while not waiting.has_ready():
+            time.sleep(0.05)
+            if self._stop() and not self._alive():
+                return False
+        return True
+
+    def _alive(self) -> int:
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def _status(self, future: Any) -> Status:
         error = future.exception()

@@ -146,7 +146,7 @@ def describe(command: Sequence[str], data: Mapping[str, str], device: str = "cpu
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_config": {"sha256": hashlib.sha256(config.encode()).hexdigest(), "text": config},
         "threads": torch.get_num_threads(),
-        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "dtype": "float64",
         "device": device,
         "git": _git(),
         "command": redact(command),

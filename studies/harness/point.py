@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed every global generator for the block, give it a parameter store, and put all back at its end."""
+    """Give the block fresh seeds, a parameter store and double precision; put all back at its end."""
     import numpy
     import pyro
     import torch
@@ -70,6 +70,8 @@ def isolated(seed: int) -> Iterator[None]:
     kept_numpy = numpy.random.get_state()  # noqa: NPY002
     try:
         with pyro.get_param_store().scope(), pyro.validation_enabled(True):
+            # Data sets are float64, and so must be what a model creates.
+            torch.set_default_dtype(torch.float64)
             pyro.set_rng_seed(seed)
             yield
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from evidentia.studies.harness.config import revalidate
 from evidentia.studies.harness.errors import StudyError, did_you_mean
 from evidentia.studies.harness.outcome import Problem
 from evidentia.studies.harness.points import Ref, canon
@@ -121,9 +122,12 @@ def check_names(point: Point) -> None:
     if point.guide is not None:
         check_builder(guides, point.guide, "guide")
     try:
-        inferences.get(point.inference.key)
+        handler = inferences.get(point.inference.key)
     except StudyError as error:
         raise StudyError(f"inference: {error}") from None
+    # A handler that declares its parameters has them checked here, and not after an hour of other points.
+    if declared := getattr(handler, "parameters", None):
+        revalidate(declared, point.inference.params, "inference")
     for name in point.metrics:
         try:
             metrics.get(name)
