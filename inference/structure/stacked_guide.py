@@ -99,9 +99,9 @@ class MeanField(StackedGuide):
     def log_density(self, theta: Tensor, value: Tensor, active: Tensor) -> Tensor:
         """``Σ_i log N(u_i; m_i, s_i²)`` over the active latents."""
         loc, log_scale = theta.chunk(2, -1)
-        standard = (value - loc) * (-log_scale).exp()
-        constant = torch.where(active, log_scale + 0.5 * LOG_2PI, 0.0).sum(-1)
-        return -0.5 * torch.where(active, standard.square(), 0.0).sum(-1) - constant
+        standard = (value - loc) * torch.where(active, (-log_scale).exp(), 0.0)
+        constant = torch.where(active, log_scale, 0.0).sum(-1) + 0.5 * LOG_2PI * active.sum(-1)
+        return -0.5 * standard.square().sum(-1) - constant
 
     def moments(self, theta: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """``m`` and ``s``."""

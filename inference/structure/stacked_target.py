@@ -49,7 +49,7 @@ def log_prior(target: Target, latents: Tensor, variance: Tensor, rows: Tensor) -
     """
     weights = target.num_weights
     active = target.active[rows, :weights]
-    constant = torch.where(active, 0.5 * (LOG_2PI + variance.log()), 0.0).sum(-1)
+    constant = 0.5 * (torch.where(active, variance.log(), 0.0).sum(-1) + LOG_2PI * active.sum(-1))
     squares = latents[..., :weights].square() * torch.where(active, 0.5 / variance, 0.0)
     value = -squares.sum(-1) - constant
     if target.log_noise_prior is not None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
+ROWS = ("theta", "first", "second", "variance", "taken", "steps", "total")
+
 
 class Schedule(NamedTuple):
     """How long and how fast to train.
@@ -139,13 +141,17 @@ def step(
     raw = torch.randn(draws, generator=generator, dtype=state.theta.dtype).to(state.theta.device)
     rate = schedule.learning_rate * schedule.decay ** (int(state.step) / schedule.num_steps)
     rows = state.running.nonzero().squeeze(-1)
-    pieces = [
-        _update(target, guide, schedule, state, raw, rate, piece) for piece in rows.split(schedule.chunk_size)
-    ]
-    new = {
-        name: getattr(state, name).index_copy(0, rows, torch.cat([piece[name] for piece in pieces]))
-        for name in pieces[0]
-    }
+    if len(rows) == len(state.running) <= schedule.chunk_size:
+        new = _update(target, guide, schedule, state, raw, rate, rows)
+    else:
+        parts = [
+            _update(target, guide, schedule, _take(state, piece), raw, rate, piece)
+            for piece in rows.split(schedule.chunk_size)
+        ]
+        new = {
+            name: getattr(state, name).index_copy(0, rows, torch.cat([part[name] for part in parts]))
+            for name in ROWS
+        }
     state = state._replace(step=state.step + 1, **new)
     return _close_window(schedule, state) if int(state.step) % schedule.window == 0 else state
 
@@ -197,6 +203,10 @@ def from_dict(tensors: dict[str, Tensor]) -> State:
     return State(**{name: value.clone() for name, value in tensors.items()})
 
 
+def _take(state: State, rows: Tensor) -> State:
+    return state._replace(**{name: getattr(state, name)[rows] for name in ROWS})
+
+
 def _update(
     target: Target,
     guide: StackedGuide,
@@ -206,40 +216,45 @@ def _update(
     rate: float,
     rows: Tensor,
 ) -> dict[str, Tensor]:
-    """The new values of the given rows."""
-    active, variance = target.active[rows], state.variance[rows]
-    theta = state.theta[rows].requires_grad_()
-    loss = -log_weight(target, guide, theta, deal(raw, active), variance, rows, schedule.power).mean(0)
+    """The new values of the structures numbered ``rows``, which are all that ``state`` holds."""
+    active = target.active[rows]
+    theta = state.theta.detach().requires_grad_()
+    loss = -log_weight(target, guide, theta, deal(raw, active), state.variance, rows, schedule.power).mean(0)
     # The sum only collects the rows: no row's loss depends on another row's parameters.
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
-    usable = gradient.isfinite().all(-1)
-    keep = usable.unsqueeze(-1)
-    gradient = clip(torch.where(keep, gradient, 0.0), schedule.gradient_clip)
-    first = torch.where(keep, BETA1 * state.first[rows] + (1 - BETA1) * gradient, state.first[rows])
-    square = gradient.square()
-    second = torch.where(keep, BETA2 * state.second[rows] + (1 - BETA2) * square, state.second[rows])
-    taken = state.taken[rows] + usable
+    norm = gradient.norm(dim=-1, keepdim=True)
+    usable = norm.isfinite().squeeze(-1)
+    if not bool(usable.all()):
+        gradient = torch.where(usable.unsqueeze(-1), gradient, 0.0)
+    if bool((norm > schedule.gradient_clip).any()):
+        gradient = clip(gradient, schedule.gradient_clip)
+    taken = state.taken + usable
     times = taken.clamp(min=1).to(theta.dtype).unsqueeze(-1)
-    scale = (1 - BETA2**times).sqrt() / (1 - BETA1**times)
-    theta = torch.where(
-        keep, theta.detach() - rate * scale * first / (second.sqrt() + EPSILON), theta.detach()
-    )
-    if schedule.variance_update is not None:
-        width = target.num_weights
-        loc, deviation = guide.moments(theta[..., :-1] if target.learn_noise else theta, active)
-        proposal = schedule.variance_update((loc.square() + deviation.square())[..., :width])
-        # Where the hyperprior is improper the maximum can run to 0 or infinity: keep to a compact set.
-        proposal = proposal.clamp(*schedule.variance_bounds)
-        variance = torch.where(keep & active[..., :width], proposal, variance)
-    return {
-        "theta": theta,
-        "first": first,
-        "second": second,
-        "steps": state.steps[rows] + 1,
-        "taken": taken,
-        "variance": variance,
-        "total": state.total[rows] + loss.detach(),
-    }
+    first = state.first.lerp(gradient, 1 - BETA1)
+    second = (state.second * BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    scale = -rate * (1 - BETA2**times).sqrt() / (1 - BETA1**times)
+    theta = (first / (second.sqrt().add_(EPSILON))).mul_(scale).add_(theta.detach())
+    variance = _variances(target, guide, schedule, theta, state.variance, active)
+    loss = state.total + loss.detach()
+    new = {"theta": theta, "first": first, "second": second, "variance": variance}
+    if not bool(usable.all()):
+        new = {
+            name: torch.where(usable.unsqueeze(-1), value, getattr(state, name))
+            for name, value in new.items()
+        }
+    return {**new, "taken": taken, "steps": state.steps + 1, "total": loss}
+
+
+def _variances(
+    target: Target, guide: StackedGuide, schedule: Schedule, theta: Tensor, variance: Tensor, active: Tensor
+) -> Tensor:
+    if schedule.variance_update is None:
+        return variance
+    width = target.num_weights
+    loc, deviation = guide.moments(theta[..., :-1] if target.learn_noise else theta, active)
+    best = schedule.variance_update((loc.square() + deviation.square())[..., :width])
+    # Where the hyperprior is improper the maximum can run to 0 or infinity: keep to a compact set.
+    return torch.where(active[..., :width], best.clamp(*schedule.variance_bounds), variance)
 
 
 def _close_window(schedule: Schedule, state: State) -> State:
