@@ -81,7 +81,10 @@ def chain_checks(
         ("ess_bulk", lambda draws: ess(draws, method="bulk"), 400.0, min),
         ("ess_tail", lambda draws: ess(draws, method="tail"), 400.0, min),
     ):
-        values = [(float(function(draws)), label) for label, draws in entries]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Chains that stand still in different places have an infinite R-hat, and that is what is
+            # reported.
+            values = [(float(function(draws)), label) for label, draws in entries]
         bad = [pair for pair in values if not np.isfinite(pair[0])]
         if values:
             value, site = bad[0] if bad else worst(values)

@@ -132,7 +132,7 @@ def _inference_data(groups: Groups) -> InferenceData:
     if missing or [name for name in empty if name != "posterior"]:
         raise ValueError(f"to_idata: the mandatory groups {missing or empty} would be missing or empty")
     common = {"schema": SCHEMA, "torch": torch.__version__, "pyro": pyro.__version__, "arviz": az.__version__}
-    datasets = {}
+    datasets: dict[str, Any] = {}
     for name, group in groups.groups.items():
         sizes = {d: n for dims, v in group.variables.values() for d, n in zip(dims, np.shape(v), strict=True)}
         coords = {dim: np.asarray(groups.coords.get(dim, np.arange(size))) for dim, size in sizes.items()}
@@ -183,7 +183,9 @@ def load(path: Path | str) -> InferenceData:
     if head != _HDF5:
         raise ValueError(f"{path}: expected a netCDF-4 (HDF5) file, but it begins with {head!r}")
     try:
-        with az.rc_context({"data.load": "eager"}):
+        with az.rc_context(  # type: ignore[attr-defined]
+            {"data.load": "eager"}
+        ):
             idata = az.from_netcdf(str(path), engine="h5netcdf")
         found = idata.posterior.attrs.get("schema", 0)
     except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
@@ -261,7 +263,8 @@ def summary(idata: InferenceData, **options: Any) -> pd.DataFrame:
     """
     import arviz as az
 
-    return az.summary(idata, **options)
+    table: Any = az.summary(idata, **options)
+    return table
 
 
 def pareto_k(idata: InferenceData) -> float:

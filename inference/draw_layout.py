@@ -100,7 +100,8 @@ def inspect_model(
     with torch.no_grad():
         trace = poutine.trace(poutine.condition(model, data=fixed)).get_trace(*args, **(kwargs or {}))
     found: dict[str, Site] = {}
-    for name, node in trace.nodes.items():
+    nodes: dict[str, Any] = dict(trace.nodes)
+    for name, node in nodes.items():
         if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
             continue
         value = node["value"]

@@ -147,7 +147,7 @@ def restore(
 
     Args:
         pair: a pair built like the one the state came from; its lazy parameters are created here.
-        state: the flat state of a `Fit`.
+        state: the flat state of a `Fit`; its parameters (`param/...`) and buffers alone will do.
         args: arguments of the programs (dummy data of the same shapes will do), as are further keywords.
 
     Raises:
@@ -156,7 +156,9 @@ def restore(
     References:
         none; bookkeeping.
     """
-    return fit(pair, *args, num_steps=int(state["step"]), state=state, **kwargs)
+    empty: State = {"step": 0, "losses": torch.zeros(0), "rng/torch": torch.get_rng_state()}
+    whole = empty | state
+    return fit(pair, *args, num_steps=int(whole["step"]), state=whole, **kwargs)
 
 
 def _check_settings(

@@ -246,14 +246,16 @@ class FitLoop:
             for name, value in buffers(*self.pair).items():
                 if f"buffer/{name}" in state:
                     value.copy_(state[f"buffer/{name}"])
-        for position, group in enumerate(optimiser_names(state)):
+        groups = optimiser_names(state)
+        # A state of parameters alone has no optimizer's; the fit then starts with a fresh one.
+        for position, group in enumerate(groups or [list(found)]):
             members = [found[name] for name in group]
             if position == 0:
                 self.optimizer = self.factory(members, lr=self.learning_rate)
             elif self.optimizer is not None:
                 self.optimizer.add_param_group({"params": members})
             self.leaves |= {name: found[name] for name in group}
-        if self.optimizer is not None:
+        if self.optimizer is not None and groups:
             load_optimiser(self.optimizer, state)
         self.losses = [float(loss) for loss in state["losses"]]
         self.evaluations = [(float(step), float(loss)) for step, loss in state.get("evaluations", [])]

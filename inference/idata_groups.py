@@ -137,9 +137,10 @@ def _one_guide_draw(guide: Callable[..., Any], request: Request) -> dict[str, Te
 
     with torch.no_grad():
         trace = poutine.trace(guide).get_trace(*request.args, **request.kwargs)
+    nodes: dict[str, Any] = dict(trace.nodes)
     return {
         name: node["value"]
-        for name, node in trace.nodes.items()
+        for name, node in nodes.items()
         if node["type"] == "sample" and not node["infer"].get("is_auxiliary") and not node["is_observed"]
         and type(node["fn"]).__name__ != "_Subsample"
     }  # fmt: skip

@@ -71,7 +71,14 @@ def log_likelihood(
         >>> log_likelihood(model, {"mean": torch.zeros(4)}, torch.zeros(3))["obs"].shape
         torch.Size([4, 3])
     """
-    sites = inspect_model(model, args, kwargs, {name: value[0] for name, value in draws.items()})
+    try:
+        sites = inspect_model(model, args, kwargs, {name: value[0] for name, value in draws.items()})
+    except Exception as error:
+        shapes = {name: tuple(value.shape[1:]) for name, value in draws.items()}
+        raise ValueError(
+            f"log_likelihood of '{obs or 'all observed sites'}': the model fails for draw 0 alone "
+            f"({type(error).__name__}: {error}). Shapes of the draw: {shapes}"
+        ) from error
     return pointwise_log_likelihood(model, draws, sites, args, kwargs, obs=obs, notice=notice).values
 
 
@@ -94,8 +101,8 @@ def pointwise_log_likelihood(
     missing = [name for name in sites.of("latent") if name not in draws]
     if missing:
         raise ValueError(
-            f"log_likelihood of '{names[0]}': no draws of the latent sites {missing}. Fix: pass draws of every "
-            "latent site, local ones included"
+            f"log_likelihood of '{names[0]}': no draws of the latent sites {missing}. Fix: pass draws of "
+            "every latent site, local ones included"
         )
     used = {name: value for name, value in draws.items() if name in sites.of("latent")}
     if not used:
@@ -152,7 +159,7 @@ def _pointwise(model: Callable[..., Any], names: Sequence[str], args: Any, kwarg
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         values = {}
         for name in names:
-            node = trace.nodes[name]
+            node: Any = trace.nodes[name]
             log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
             if isinstance(node["mask"], Tensor):
                 log_prob = torch.where(node["mask"], log_prob, 0.0)

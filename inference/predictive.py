@@ -89,4 +89,5 @@ def _run(model: Callable[..., Any], names: list[str], args: Any, kwargs: Any) ->
     """Values of the sites in one run."""
     with torch.no_grad(), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(*args, **kwargs)
-    return {name: trace.nodes[name]["value"] for name in names}
+    nodes: Any = trace.nodes
+    return {name: nodes[name]["value"] for name in names}

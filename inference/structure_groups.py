@@ -121,7 +121,9 @@ def _table(posterior: StructurePosterior, rank: Tensor) -> Group:
     }
     if posterior.draws is None:
         columns["probability_se"] = posterior.probability_se
-    variables = {name: (("structure",), column[rank].numpy()) for name, column in columns.items()}
+    variables: dict[str, tuple[tuple[str, ...], Any]] = {
+        name: (("structure",), column[rank].numpy()) for name, column in columns.items()
+    }
     gates = posterior.gates[rank]
     variables["num_parameters"] = (("structure",), posterior.family.num_parameters(gates).numpy())
     variables["structure_gate"] = (("structure", "gate_name"), gates.to(torch.int8).numpy())
