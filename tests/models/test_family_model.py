@@ -169,6 +169,20 @@ def test_pure_functions_broadcast_and_map(name: str) -> None:
     assert torch.isfinite(grad(gates[0])).all()
 
 
+@pytest.mark.parametrize("name", ["gumbel", "relaxed_bernoulli"])
+def test_weights_are_scaled_by_their_gate(name: str) -> None:
+    x, y = data()
+    family = network(name)
+    gates = torch.tensor([0.2, 0.8, 0.6, 0.4], dtype=DTYPE)
+    u = {k: torch.randn(s, dtype=DTYPE) for k, s in family.weight_shapes.items()}
+    gate_of = dict(zip(family.gate_names, gates, strict=True))
+    w = {k: gate_of[k.rpartition("/")[0]] * v for k, v in u.items()}
+    for prior, weights in ((ARD(), w), (ARD(coupled=False), u)):
+        model = family.model(likelihood=Gaussian(0.3), weight_prior=prior)
+        expected = dist.Normal(family.apply(x, gates, weights)[:, 0], 0.3).log_prob(y)
+        torch.testing.assert_close(model.log_likelihood(x, y, gates, u), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_traced_log_joint_under_vmap() -> None:
     x, y = data()
     model = network("gumbel").model(likelihood=Gaussian(0.3))
