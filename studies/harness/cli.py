@@ -2,21 +2,28 @@
 
 import contextlib
 import json
-import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO, final
+from typing import Annotated, Any
 
 import typer
-from evidentia.studies.harness import errors
-from evidentia.studies.harness.errors import StudyError, explain, shorten
-from pydantic import ValidationError
+from evidentia.studies.harness.arguments import (
+    Json,
+    NoPlugins,
+    RunFolder,
+    Seed,
+    Set,
+    Smoke,
+    StudyName,
+    path,
+    resolve,
+)
+from evidentia.studies.harness.arguments import workers as read_workers
+from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.faults import Counted, call
 
 RUNS = Path("runs")
-DEBUG = "EVIDENTIA_TRACEBACK"
-MAX_PATH = 1024
 
 app = typer.Typer(
     help="Which structure do the data support, and how sure are we?",
@@ -24,16 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Study = Annotated[str, typer.Argument(help="name of a study; `evidentia list` shows all", show_default=False)]
-Run = Annotated[str, typer.Argument(help="folder of a run, runs/<study>/<run>", show_default=False)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; repeatable")
-]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="ignore studies of other packages")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="the same question in seconds")]
-Seed = Annotated[int | None, typer.Option("--seed", help="same as --set seed=N")]
 
 
 @app.command("list")
@@ -65,7 +62,7 @@ def list_studies(
 
 @app.command()
 def show(
-    study: Study,
+    study: StudyName,
     overrides: Set = None,
     smoke: Smoke = False,
     seed: Seed = None,
@@ -75,7 +72,7 @@ def show(
     """Show the resolved settings with type, default and bound, and the parts of the model as text."""
     from evidentia.studies.harness import listing
 
-    module, config, declared = _resolve(study, overrides, smoke, seed, no_plugins)
+    module, config, declared = resolve(study, overrides, smoke, seed, no_plugins)
     rows = list(listing.settings(config))
     if as_json:
         _say(
@@ -104,7 +101,7 @@ def show(
 
 @app.command()
 def run(
-    study: Study,
+    study: StudyName,
     overrides: Set = None,
     seed: Seed = None,
     smoke: Smoke = False,
@@ -133,9 +130,8 @@ def run(
         raise StudyError("--quiet and --json exclude each other. Give one of them.")
     if (resume or restart) and out is None:
         raise StudyError("--resume and --restart continue a run: say which, with --out FOLDER.")
-    crew, folder = _workers(workers), None if out is None else _path(out, "--out")
-    part = None if shard is None else _shard(shard)
-    module, _, declared = _resolve(study, overrides, smoke, seed, no_plugins)
+    crew, folder = read_workers(workers), None if out is None else path(out, "--out")
+    module, _, declared = resolve(study, overrides, smoke, seed, no_plugins)
     declared.confirm(yes)
 
     from evidentia.studies.harness.progress import make_reporter
@@ -150,7 +146,7 @@ def run(
         restart=restart,
         workers=crew,
         retries=retries,
-        shard=part,
+        shard=shard,
         yes=yes,
         dry_run=dry_run,
         reporter=reporter,
@@ -162,17 +158,17 @@ def run(
 
 @app.command()
 def report(
-    folder: Run,
+    folder: RunFolder,
     open_: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
 ) -> None:
     """Build report.html again from the folder of a run alone; the same bytes each time."""
-    place = _path(folder, "RUN")
+    place = path(folder, "RUN")
     from evidentia.studies.harness.report import build_report
 
-    path = build_report(place)
-    _say(str(path))
+    page = str(build_report(place))
+    _say(page)
     if open_:
-        typer.launch(str(path))
+        typer.launch(page)
 
 
 @app.command()
@@ -181,16 +177,16 @@ def compare(
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated values")] = False,
 ) -> None:
     """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
-    places = [_path(each, "RUN") for each in runs]
+    places = [path(each, "RUN") for each in runs]
     from evidentia.studies.harness.compare import compare_runs
 
     _say(compare_runs(places, csv=csv).rstrip("\n"))
 
 
 @app.command()
-def status(folder: Run) -> None:
+def status(folder: RunFolder) -> None:
     """Show the state of every point of a run."""
-    place = _path(folder, "RUN")
+    place = path(folder, "RUN")
     from evidentia.studies.harness.status import status_table
 
     _say(status_table(place))
@@ -207,10 +203,10 @@ def clean(
     from evidentia.studies.harness.clean import clean as remove
     from evidentia.studies.harness.clean import parse_age
 
-    age, place = parse_age(older_than), _path(root, "ROOT")
+    age, place = parse_age(older_than), path(root, "ROOT")
     removed = remove(place, age) if place.exists() or place != RUNS else []
-    for path in removed:
-        _say(str(path))
+    for each in removed:
+        _say(str(each))
     _say(f"{len(removed)} temporary file{'s' * (len(removed) != 1)} removed")
 
 
@@ -220,45 +216,6 @@ def doctor() -> None:
     from evidentia.studies.harness.doctor import doctor_report
 
     _say(doctor_report())
-
-
-def _resolve(
-    name: str, overrides: Sequence[str] | None, smoke: bool, seed: int | None, no_plugins: bool
-) -> Any:
-    """The study module, its configuration after ``--smoke`` and ``--set``, and the study that follows."""
-    from evidentia.studies.harness import discovery
-    from evidentia.studies.harness.overrides import apply_overrides
-
-    module = discovery.load(discovery.find(name, plugins=not no_plugins))
-    config = module.config().smoke() if smoke else module.config()
-    texts = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
-    config = apply_overrides(config, texts)
-    return module, config, discovery.declare(module, config)
-
-
-def _workers(text: str | None) -> int | str | None:
-    if text is None:
-        return None
-    if re.fullmatch(r"[1-9][0-9]{0,3}", text):
-        return int(text)
-    if re.fullmatch(r"(tcp|tls)://[\w.\-\[\]:]{1,255}:[0-9]{1,5}", text, re.ASCII):
-        return text
-    raise StudyError(f"--workers: given {shorten(text)}, expected a number of processes or tcp://host:port.")
-
-
-def _shard(text: str) -> Any:
-    from evidentia.studies.harness.locks import Shard
-
-    return Shard.parse(text)
-
-
-def _path(text: str, option: str) -> Path:
-    """A path the user typed, as far as its text can be judged."""
-    if not text.strip() or "\0" in text:
-        raise StudyError(f"{option}: given {shorten(text)}, expected the path of a folder.")
-    if len(text) > MAX_PATH or any(len(part.encode(errors="replace")) > 200 for part in Path(text).parts):
-        raise StudyError(f"{option}: the path has {len(text)} characters, more than a path may have.")
-    return Path(text)
 
 
 def _print_plan(module: Any, study: Any, as_json: bool) -> None:
@@ -284,21 +241,6 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"notice: {text}\n")
 
 
-@final
-class _Counted:
-    """A text stream that remembers whether anything was written to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self.used = stream, False
-
-    def write(self, text: str) -> int:
-        self.used = self.used or bool(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every fault is one message on stderr.
 
@@ -308,44 +250,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``evidentia``; the process's own where None.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    stdout = _Counted(sys.stdout)
+    stdout = Counted(sys.stdout)
     with contextlib.redirect_stdout(stdout):
-        code, message = _run(words or ["--help"])
+        code, message = call(app, words or ["--help"])
         if message is not None:
             if "--json" in words and not stdout.used:
                 _say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
             sys.stdout.flush()
             sys.stderr.write(f"error: {message}\n")
     return code
-
-
-def _run(words: list[str]) -> tuple[int, str | None]:
-    """Exit code and, where the command failed, the message."""
-    try:
-        code = app(args=words, prog_name="evidentia", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else errors.OK, None
-    except StudyError as error:
-        return error.exit_code, str(error)
-    except ValidationError as error:
-        return errors.BAD_INPUT, explain(error)
-    except (KeyboardInterrupt, typer.Abort):
-        return errors.INTERRUPTED, "interrupted"
-    except (BrokenPipeError, SystemExit):
-        # The reader of our output went away (typer turns that into an exit); there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.STORAGE, None
-    except OSError as error:
-        return errors.STORAGE, f"{error.filename or 'disk'}: {error.strerror or error}"
-    except Exception as error:
-        if callable(describe := getattr(error, "format_message", None)):  # a usage error of typer
-            return errors.BAD_INPUT, f"{describe()} `evidentia --help` shows the commands and options."
-        if os.environ.get(DEBUG):
-            raise
-        return (
-            errors.NUMERICAL,
-            f"{type(error).__name__}: {error or 'no message'}. Set {DEBUG}=1 to see where.",
-        )
 
 
 if __name__ == "__main__":

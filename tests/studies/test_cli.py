@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from evidentia.studies.harness import cli
 from evidentia.studies.harness.errors import NumericalFailure, StorageError, StudyError
+from evidentia.studies.harness.faults import DEBUG
 
 pytestmark = pytest.mark.no_torch
 
@@ -146,7 +147,7 @@ def test_run_hands_its_options_to_the_engine(toy, engine, capsys, tmp_path):
         True,
         False,
     )
-    assert (options["workers"], options["retries"], tuple(options["shard"])) == (2, 1, (1, 4))
+    assert (options["workers"], options["retries"], options["shard"]) == (2, 1, "1/4")
     assert type(options["reporter"]).__name__ == "QuietReporter"
     call(capsys, "run", "toy", "--json", "--workers", "tcp://host:8786")
     assert engine.calls[1][1]["workers"] == "tcp://host:8786"
@@ -176,7 +177,7 @@ def test_the_exit_code_is_that_of_the_run(code, toy, engine, capsys):
     ],
 )
 def test_every_fault_has_its_code_and_one_message(error, code, toy, engine, capsys, monkeypatch):
-    monkeypatch.delenv(cli.DEBUG, raising=False)
+    monkeypatch.delenv(DEBUG, raising=False)
     engine.error = error
     message = refused(capsys, "run", "toy", code=code)
     assert str(getattr(error, "strerror", None) or error) in message
@@ -190,7 +191,7 @@ def test_an_interrupt_outside_the_engine_is_130(toy, engine, capsys):
 
 
 def test_an_unforeseen_fault_can_be_traced(toy, engine, monkeypatch):
-    monkeypatch.setenv(cli.DEBUG, "1")
+    monkeypatch.setenv(DEBUG, "1")
     engine.error = RuntimeError("shape")
     with pytest.raises(RuntimeError, match="shape"):
         cli.main(["run", "toy"])
@@ -220,7 +221,6 @@ def test_an_unforeseen_fault_can_be_traced(toy, engine, monkeypatch):
         (("run", "toy", "--set", "shifts=[]"), "axis 'inference.shift' is empty"),
         (("run", "toy", "--workers", "0"), "--workers: given '0'"),
         (("run", "toy", "--workers", "http://x:1"), "expected a number of processes or tcp://host:port"),
-        (("run", "toy", "--shard", "4/4"), "--shard"),
         (("run", "toy", "--resume"), "say which, with --out FOLDER"),
         (("clean", "--older-than", "soon"), "--older-than"),
         (("compare",), "Missing argument"),
@@ -244,6 +244,11 @@ def test_B2_hostile_values_are_refused(value, toy, engine, capsys):  # noqa: N80
 def test_B3_spoiled_data_leave_no_folder(toy, capsys):  # noqa: N802
     message = refused(capsys, "run", "toy", "--set", "bad=true")
     assert "1 value is missing or infinite; the first is nan in row 2, column 'a'" in message
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_is_refused(toy, capsys):
+    assert "--shard: expected i/n" in refused(capsys, "run", "toy", "--shard", "4/4")
     assert list(Path.cwd().iterdir()) == []
 
 

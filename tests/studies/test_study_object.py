@@ -90,6 +90,21 @@ def test_diagnose_takes_the_figures_of_the_module(toy):
     assert Study(**BASE).diagnose(result) == {}
 
 
+def test_a_study_runs_in_this_process_without_any_file(toy, tmp_path):
+    import toy_study
+
+    config = toy_study.Config().smoke()
+    table = toy_study.run(config)
+    assert list(table["shift"]) == [0.0, 1.0]
+    assert list(table["mean"]) == pytest.approx([0.0, 1.0])
+    result = toy_study.study(config).run()
+    assert [point.id for point in result.points] == list(table["point"])
+    assert list(toy_study.study(config).diagnose(result)) == ["result"]
+    shuffled = toy_study.study(config.replace(shifts=(1.0, 0.0))).run().table.sort_values("shift")
+    assert list(shuffled["noise"]) == list(table["noise"])
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 class FakeOutcome:
     idata = "draws"
     weights = {"w": 1}  # noqa: RUF012
