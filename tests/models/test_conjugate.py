@@ -259,6 +259,7 @@ def test_real_gates_scale_the_weights(small):
 def test_weights_are_drawn_from_the_posterior(name, small):
     """Moments of exact draws against the dense posterior; the pooled |z| of every moment stays below 4.5."""
     x, y = small
+    x = torch.stack([x[:, 0], x[:, 1], x[:, 2] + 2 * x[:, 0]], 1)  # correlated: a wrong root of A⁻¹ must show
     problem, draws = ConjugateRegression(PRIORS[name], x, y), 40_000
     gates = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
     sample = problem.sample_weights(gates.expand(draws, 3), torch.Generator().manual_seed(1))

@@ -155,7 +155,7 @@ def test_one_sweep_leaves_the_posterior_invariant(name, small):
 
 @pytest.mark.statistical
 def test_the_sweep_that_skips_has_the_transition_matrix_of_the_sequential_sweep(small):
-    """From one start, the law after one sweep equals the average over all orders of the exact conditionals."""
+    """From one start, the law after one sweep is the average over all orders of the exact conditionals."""
     from itertools import permutations
 
     target, family = target_of("tableau, Bernoulli", *small)
@@ -234,7 +234,7 @@ def test_model_averaging_over_64_predictors_beats_the_lasso():
         )
         fits = [
             predict(posterior, x[test]).mean.numpy(),
-            LassoCV(cv=5).fit(x[train], y[train]).predict(x[test]),
+            LassoCV(cv=5, max_iter=10_000).fit(x[train], y[train]).predict(x[test]),
             ARDRegression().fit(x[train], y[train]).predict(x[test]),
             ols.predict(x[test]),
         ]
