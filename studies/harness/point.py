@@ -10,6 +10,8 @@ import contextlib
 import random
 import time
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -217,7 +219,8 @@ class _Attempt:
         )
         try:
             import_all(task.modules)
-            outcome = compute(task.point, context, task.data_sha256)
+            with self.gathered_warnings():
+                outcome = compute(task.point, context, task.data_sha256)
             results.write_point(self.folder, task.point, outcome, self.seconds)
         except Stopped as stopped:
             self.status.set(state="stopped", step=stopped.step, seconds=self.seconds)
@@ -235,6 +238,21 @@ class _Attempt:
         manifest.write_manifest(self.folder)
         manifest.write_done(self.folder)
         return Status("done")
+
+    @contextlib.contextmanager
+    def gathered_warnings(self) -> Iterator[None]:
+        """Turn the warnings of libraries into notices, each kind once with its number."""
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                yield
+            finally:
+                kinds = Counter((each.category.__name__, str(each.message)[:60]) for each in caught)
+                for each in caught:
+                    number = kinds.pop((each.category.__name__, str(each.message)[:60]), 0)
+                    if number:
+                        text = " ".join(str(each.message).split())[:300]
+                        times = f" ({number} times)" if number > 1 else ""
+                        self.notice(f"point {self.task.point.id}: {each.category.__name__}{times}: {text}")
 
     def fail(self, error: Exception) -> Status:
         """Record the failure of this point."""
