@@ -36,8 +36,8 @@ class Hyper:
         initial = torch.as_tensor(value, dtype=torch.float64).detach().clone()
         if not bool((torch.isfinite(initial) & (initial > 0)).all()):
             raise ValueError(
-                f"Hyper: the initial value must be positive and finite, got {value!r}. "
-                "Give the value itself, not its logarithm: Hyper(0.5)."
+                f"Hyper: the initial value must be positive and finite, got {value!r}. Give the value "
+                "itself, not its logarithm: Hyper(0.5)."
             )
         self.value = initial
 

@@ -19,6 +19,9 @@ class Likelihood(ABC):
     learned or sampled), or None when there is none. ``distribution`` is pure.
 
     Shapes: node value ``(*batch, n, width)``, noise ``(*batch)``, distribution batch ``(*batch, n)``.
+
+    References:
+        McCullagh & Nelder, 1989. Generalized linear models.
     """
 
     def noise(self, like: Tensor) -> Noise:
@@ -52,7 +55,8 @@ class Likelihood(ABC):
         if width != 1:
             raise ValueError(
                 f"likelihood {type(self).__name__}: expected an output node of width 1, got width {width}. "
-                "Let every operation of the last edge have one output column, or use Gaussian or Categorical."
+                "Let every operation of the last edge have one output column, or use Gaussian or "
+                "Categorical."
             )
 
     def __repr__(self) -> str:
@@ -89,14 +93,13 @@ class Gaussian(Likelihood):
         if isinstance(scale, int | float):
             if not 0 < float(scale) < float("inf"):
                 raise ValueError(
-                    f"Gaussian: argument 'scale' must be a positive number, got {scale}. "
-                    "Give a standard deviation (not a variance or a logarithm), e.g. Gaussian(scale=0.5)."
+                    f"Gaussian: argument 'scale' must be a positive number, got {scale}. Give a standard "
+                    "deviation (not a variance or a logarithm), e.g. Gaussian(scale=0.5)."
                 )
         elif not isinstance(scale, Hyper) and not hasattr(scale, "log_prob"):
             raise ValueError(
                 "Gaussian: argument 'scale' must be a number, a Hyper or a distribution, got "
-                f"{type(scale).__name__}. "
-                "Write Gaussian(scale=0.5), Gaussian(scale=Hyper(0.5)) or "
+                f"{type(scale).__name__}. Write Gaussian(scale=0.5), Gaussian(scale=Hyper(0.5)) or "
                 "Gaussian(scale=dist.HalfNormal(1.0))."
             )
         self.scale = scale
@@ -119,8 +122,8 @@ class Gaussian(Likelihood):
         if noise is None:
             if not isinstance(self.scale, int | float):
                 raise ValueError(
-                    "Gaussian: the noise scale is not fixed, so argument 'noise' is needed. "
-                    "Pass noise=tensor(0.5), or build the likelihood with a number."
+                    "Gaussian: the noise scale is not fixed, so argument 'noise' is needed. Pass "
+                    "noise=tensor(0.5), or build the likelihood with a number."
                 )
             noise = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device)
         if value.shape[-1] == 1:
@@ -180,8 +183,8 @@ class Categorical(Likelihood):
         if width < 2:
             raise ValueError(
                 "likelihood Categorical: expected an output node with one column per class, got width "
-                f"{width}. "
-                "Give the last edge operations with as many units as there are classes, or use Bernoulli."
+                f"{width}. Give the last edge operations with as many units as there are classes, or use "
+                "Bernoulli."
             )
 
 

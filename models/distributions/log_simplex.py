@@ -16,6 +16,10 @@ class LogSimplex(constraints.Constraint):
     of the density p of ``γ = exp(y)`` on its first K-1 coordinates, ``log p(y) = log p(γ) + Σ_{l=1}^{K} log
     γ_l``.
 
+    Example:
+        >>> log_simplex.check(torch.tensor([0.2, 0.8]).log()), log_simplex.check(torch.tensor([0.2, 0.8]))
+        (tensor(True), tensor(False))
+
     References:
         Aitchison, 1982. The statistical analysis of compositional data.
     """
@@ -43,6 +47,10 @@ class LogRatioTransform(Transform):
     guides: ``biject_to`` of the log-simplex is this transform. (The entry in torch's table is for this
         library's own
     constraint and changes nothing that existed before.)
+
+    Example:
+        >>> biject_to(log_simplex)(torch.zeros(2)).exp()
+        tensor([0.3333, 0.3333, 0.3333])
 
     References:
         Aitchison, 1982. The statistical analysis of compositional data.

@@ -113,8 +113,8 @@ def count_columns(op: Op, columns: tuple[int, ...] | None, width: int) -> int:
     outside = [c for c in columns if not -width <= c < width]
     if outside:
         raise FamilyError(
-            f"{op!r}: column {outside[0]} is out of range for an input of {width} columns. "
-            f"Use numbers 0 to {width - 1}."
+            f"{op!r}: column {outside[0]} is out of range for an input of {width} columns. Use numbers 0 to "
+            f"{width - 1}."
         )
     resolved = [c % width for c in columns]
     if len(set(resolved)) < len(resolved):

@@ -40,14 +40,14 @@ class _Probed(Op):
                 raise
             except Exception as error:
                 raise FamilyError(
-                    f"{self!r}: it cannot be applied to an input of {inputs} columns: {error}. "
-                    "Check the declared weight shapes against the input width."
+                    f"{self!r}: it cannot be applied to an input of {inputs} columns: {error}. Check the "
+                    "declared weight shapes against the input width."
                 ) from error
         if not isinstance(out, Tensor) or out.ndim != 2 or out.shape[0] != 2:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise FamilyError(
-                f"{self!r}: for an input of shape (n, {inputs}) it must return a tensor (n, width); "
-                f"for n = 2 it returned {got}. Keep the rows, e.g. return value.unsqueeze(-1)."
+                f"{self!r}: for an input of shape (n, {inputs}) it must return a tensor (n, width); for n = "
+                f"2 it returned {got}. Keep the rows, e.g. return value.unsqueeze(-1)."
             )
         return out
 
@@ -73,8 +73,7 @@ class Function(_Probed):
                 if size != "inputs" and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
                     raise FamilyError(
                         f"{self!r}: weight {name!r} has the size {size!r}; sizes are positive integers or "
-                        "'inputs' "
-                        "(the number of input columns), e.g. op(f, weight=('inputs', 3), bias=3)."
+                        "'inputs' (the number of input columns), e.g. op(f, weight=('inputs', 3), bias=3)."
                     )
             self._shapes[name] = sizes
 
@@ -169,6 +168,9 @@ def as_op(owner: str, value: object) -> Op:
 
     Raises:
         FamilyError: anything else, naming ``owner``.
+
+    References:
+        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
     """
     if isinstance(value, Op):
         return value
@@ -185,6 +187,5 @@ def as_op(owner: str, value: object) -> Op:
         )
     raise FamilyError(
         f"{owner}: unknown operation type {type(value).__name__}. Give an Op (Constant(), GLM(), "
-        "Dense(units), …), "
-        "op(function, **shapes) or a torch.nn.Module."
+        "Dense(units), …), op(function, **shapes) or a torch.nn.Module."
     )

@@ -34,6 +34,9 @@ def declare_edge(
     Raises:
         FamilyError: a bad or repeated name, no or unknown operations, an unknown domain, a prior that does
             not fit.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     name = f"{source}->{target}"
     owner = f"edge {name!r}"
@@ -71,7 +74,6 @@ def _check_prior(owner: str, prior: object, domain: Domain, num_ops: int) -> Non
     if prior.domain != domain.name:
         raise FamilyError(
             f"{owner}: the prior {prior!r} belongs to the domain {prior.domain!r}, but the edge has the "
-            "domain "
-            f"{domain.name!r}. Declare domain={prior.domain!r}, or use e.g. {default_prior(domain)!r}."
+            f"domain {domain.name!r}. Declare domain={prior.domain!r}, or use e.g. {default_prior(domain)!r}."
         )
     prior.check(owner, num_ops)

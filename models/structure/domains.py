@@ -49,9 +49,8 @@ class Domain:
     def __init__(self, name: str, owner: str = "domain") -> None:
         if name not in DOMAINS:
             raise FamilyError(
-                f"{owner}: unknown domain {name!r}. Use one of {', '.join(map(repr, DOMAINS))}; "
-                "'simplex' mixes the operations, 'simplex_vertex' chooses one, 'cube_vertex' chooses a "
-                "subset."
+                f"{owner}: unknown domain {name!r}. Use one of {', '.join(map(repr, DOMAINS))}; 'simplex' "
+                "mixes the operations, 'simplex_vertex' chooses one, 'cube_vertex' chooses a subset."
             )
         self.name: DomainName = name
 

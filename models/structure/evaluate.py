@@ -42,6 +42,18 @@ def evaluate(
 
     Returns:
         The value of the output node, ``(*b, n, width)``.
+
+    Example:
+        >>> from evidentia.models.structure.family import Family
+        >>> from evidentia.models.structure.ops import GLM, Constant
+        >>> family = Family(1).edge("x", "f", ops={"one": Constant(), "slope": GLM()})
+        >>> gates = {"x->f/one": torch.tensor(0.25), "x->f/slope": torch.tensor(0.75)}
+        >>> weights = {"x->f/one/weight": torch.tensor([4.0]), "x->f/slope/weight": torch.tensor([1.0])}
+        >>> evaluate(family.check(), {}, torch.tensor([[8.0]]), gates, weights)
+        tensor([[7.]])
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     values = {INPUT: x}
     for node in plan.nodes[1:]:
@@ -94,6 +106,9 @@ def live_ops(plan: Plan, gates: Tensor) -> Tensor:
 
     Returns:
         Booleans ``(*b, num_gates)``.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     node_live = {plan.output: gates.new_ones(gates.shape[:-1], dtype=torch.bool)}
     parts: dict[str, Tensor] = {}
@@ -107,7 +122,11 @@ def live_ops(plan: Plan, gates: Tensor) -> Tensor:
 
 
 def num_parameters(plan: Plan, gates: Tensor) -> Tensor:
-    """Number of weights of the live operations, integers ``(*b)``."""
+    """Number of weights of the live operations, integers ``(*b)``.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
+    """
     counts = torch.tensor(
         [
             sum(plan.weight_shapes[f"{key}/{w}"].numel() for w in names)
@@ -123,13 +142,15 @@ def design(plan: Plan, x: Tensor) -> Design:
 
     Raises:
         FamilyError: several edges, an operation that is not linear (named), or more than one output column.
+
+    References:
+        Bishop, 2006. Pattern recognition and machine learning, chapter 3.
     """
     if len(plan.edges) != 1:
         raise FamilyError(
-            f"family.design: the family has {len(plan.edges)} edges ({[e.name for e in plan.edges]}); only "
-            "a family with "
-            "one edge is linear in its weights. Use an estimator that does not need conjugacy, e.g. "
-            "evidence='iwae'."
+            f"family.design: the family has {len(plan.edges)} edges ({[e.name for e in plan.edges]}); only a "
+            "family with one edge is linear in its weights. Use an estimator that does not need conjugacy, "
+            "e.g. evidence='iwae'."
         )
     (edge,) = plan.edges
     blocks = []
@@ -139,10 +160,9 @@ def design(plan: Plan, x: Tensor) -> Design:
         if block is None:
             raise FamilyError(
                 f"family.design: operation {name!r} of edge {edge.name!r}, {op!r}, is not linear in its "
-                "weights with one "
-                "output column, so the evidence has no closed form. Use GLM(columns, activation=None), "
-                "Constant() or "
-                "Zero(), or an estimator that does not need conjugacy, e.g. evidence='iwae'."
+                "weights with one output column, so the evidence has no closed form. Use GLM(columns, "
+                "activation=None), Constant() or Zero(), or an estimator that does not need conjugacy, e.g. "
+                "evidence='iwae'."
             )
         blocks.append(block)
         gate += [r] * block.shape[-1]

@@ -129,8 +129,7 @@ class Family:
         if not callable(aggregate) and aggregate not in AGGREGATES:
             raise FamilyError(
                 f"node {name!r}: unknown aggregation {aggregate!r}. Use one of "
-                f"{', '.join(map(repr, AGGREGATES))}, or a "
-                "function of the list of incoming values."
+                f"{', '.join(map(repr, AGGREGATES))}, or a function of the list of incoming values."
             )
         self._aggregates[name] = aggregate
         self._plan = None
@@ -197,8 +196,7 @@ class Family:
         if stop - start > 2**24:
             raise FamilyError(
                 f"family.vertices: {stop - start} structures at once; ask for at most {2**24}, e.g. in "
-                "chunks "
-                "vertices(start, start + 65536)."
+                "chunks vertices(start, start + 65536)."
             )
         if total < 2**62:
             index = torch.arange(start, stop)
@@ -272,8 +270,8 @@ class Family:
     def _check_arguments(self, plan: Plan, x: Tensor, gates: Tensor, weights: Mapping[str, Tensor]) -> None:
         if x.ndim < 2 or x.shape[-1] != len(self.inputs):
             raise FamilyError(
-                f"family: argument 'x' has shape {tuple(x.shape)}, expected (n, {len(self.inputs)}). "
-                "Give one row per observation and one column per input."
+                f"family: argument 'x' has shape {tuple(x.shape)}, expected (n, {len(self.inputs)}). Give "
+                "one row per observation and one column per input."
             )
         if gates.ndim < 1 or gates.shape[-1] != self.num_gates:
             raise FamilyError(

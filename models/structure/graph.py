@@ -68,8 +68,7 @@ class Edge:
             if other != size:
                 raise FamilyError(
                     f"edge {self.name!r}: operation {name!r} returns {other} columns but {first!r} returns "
-                    f"{size}. "
-                    "All operations of one edge need the same output width; change its units "
+                    f"{size}. All operations of one edge need the same output width; change its units "
                     "(Dense(units=…), Constant(units=…), Zero(units=…)), or pad a narrower layer with "
                     "active=."
                 )
@@ -110,6 +109,9 @@ def topological_order(edges: Sequence[Edge]) -> tuple[str, ...]:
 
     Raises:
         FamilyError: the graph has a cycle, naming its nodes.
+
+    References:
+        Kahn, 1962. Topological sorting of large networks.
     """
     names = list(dict.fromkeys([INPUT, *(n for e in edges for n in (e.source, e.target))]))
     order: list[str] = []
@@ -119,10 +121,12 @@ def topological_order(edges: Sequence[Edge]) -> tuple[str, ...]:
         ]
         if not ready:
             rest = [n for n in names if n not in order]
+            while ends := [n for n in rest if not any(e.source == n and e.target in rest for e in edges)]:
+                rest = [n for n in rest if n not in ends]  # a node behind the cycle is not part of it
             raise FamilyError(
                 f"family: the graph has a cycle through the nodes {rest}. A node may depend only on earlier "
-                "ones; "
-                f"remove one of the edges {[e.name for e in edges if e.source in rest and e.target in rest]}."
+                "ones; remove one of the edges "
+                f"{[e.name for e in edges if e.source in rest and e.target in rest]}."
             )
         order.append(ready[0])
     return tuple(order)
@@ -134,6 +138,9 @@ def make_plan(inputs: int, edges: Sequence[Edge], aggregates: Mapping[str, Aggre
     Raises:
         FamilyError: no edges, a cycle, a node without input, several sinks, an aggregation of an unknown
             node, or widths that do not fit; the message names the edge and the operation.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     if not edges:
         raise FamilyError(

@@ -59,8 +59,8 @@ class Dense(Op):
         self.active = self.units if active is None else positive_integer("Dense", "active", active)
         if self.active > self.units:
             raise FamilyError(
-                f"Dense: active={active} is more than units={units}. Give active <= units; the other "
-                "columns are zero."
+                f"Dense: active={active} is more than units={units}. Give active <= units; the other columns "
+                "are zero."
             )
         self.columns = column_numbers("Dense", columns)
         self.activation = activation

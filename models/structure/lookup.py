@@ -16,6 +16,9 @@ def select(edges: Sequence[Edge], which: Which) -> Structure:
 
     Raises:
         FamilyError: there is no such structure; the message lists the names that exist.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     if isinstance(which, Structure):
         return _same_family(edges, which)
@@ -30,7 +33,7 @@ def select(edges: Sequence[Edge], which: Which) -> Structure:
     if isinstance(which, Mapping):
         return _by_mapping(edges, which)
     raise FamilyError(
-        f"structure: expected a number, a label, a mapping from edge to operation, or a tensor of gates, got "
+        "structure: expected a number, a label, a mapping from edge to operation, or a tensor of gates, got "
         f"{type(which).__name__}."
     )
 
@@ -44,8 +47,7 @@ def _same_family(edges: Sequence[Edge], which: Structure) -> Structure:
     if [(c.edge, c.ops) for c in which.edges] != own:
         raise FamilyError(
             f"structure: {which.label!r} belongs to a family with the edges "
-            f"{[(c.edge, c.ops) for c in which.edges]}; "
-            f"this family has {own}."
+            f"{[(c.edge, c.ops) for c in which.edges]}; this family has {own}."
         )
     return Structure(tuple(_choice(e, c.chosen) for e, c in zip(edges, which.edges, strict=True)))
 
@@ -72,9 +74,8 @@ def _by_label(edges: Sequence[Edge], label: str) -> Structure:
         name, colon, rest = part.partition(":")
         if not colon or not any(e.name == name.strip() for e in edges):
             raise FamilyError(
-                f"structure: cannot read {part.strip()!r} in the label {label!r}. Write one choice per "
-                "edge, e.g. "
-                f"{'; '.join(f'{e.name}: {next(iter(e.ops))}' for e in edges)!r}."
+                f"structure: cannot read {part.strip()!r} in the label {label!r}. Write one choice per edge, "
+                f"e.g. {'; '.join(f'{e.name}: {next(iter(e.ops))}' for e in edges)!r}."
             )
         parts[name.strip()] = rest
     return _by_mapping(edges, {e.name: _names(e, parts[e.name]) for e in edges if e.name in parts})

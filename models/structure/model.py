@@ -244,16 +244,15 @@ class FamilyModel(PyroModule):
         num_inputs = len(self.family.inputs)
         if x.ndim != 2 or x.shape[-1] != num_inputs:
             raise FamilyError(
-                f"model: argument 'x' has shape {tuple(x.shape)}, expected (n, {num_inputs}). "
-                "Give one row per observation and one column per input."
+                f"model: argument 'x' has shape {tuple(x.shape)}, expected (n, {num_inputs}). Give one row "
+                "per observation and one column per input."
             )
         if y is not None:
             expected = self.likelihood.response_shape(x.shape[0], self._plan.widths[self._plan.output])
             if y.shape != expected:
                 raise FamilyError(
                     f"model: argument 'y' has shape {tuple(y.shape)}, expected {tuple(expected)} for x of "
-                    "shape "
-                    f"{tuple(x.shape)}. One response per row; flatten a column with y[:, 0]."
+                    f"shape {tuple(x.shape)}. One response per row; flatten a column with y[:, 0]."
                 )
 
     def __repr__(self) -> str:
@@ -269,7 +268,6 @@ def _drop_data_dim(site: str, value: Tensor, event_dim: int) -> Tensor:
     if value.shape[position] != 1:
         raise FamilyError(
             f"site {site!r} has the batch shape {tuple(value.shape[: value.ndim - event_dim])}, but dim -1 "
-            "belongs to "
-            "the plate 'data'. Put outer plates at dim=-2 or further left."
+            "belongs to the plate 'data'. Put outer plates at dim=-2 or further left."
         )
     return value.squeeze(position)

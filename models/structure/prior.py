@@ -64,8 +64,7 @@ def positive_temperature(owner: str, temperature: float) -> float:
     if not 0 < value < float("inf"):
         raise FamilyError(
             f"{owner}: the temperature must be a positive number, got {temperature}. Small values (0.1) "
-            "favour one "
-            "operation, large values mix them; for hard choices use a '_vertex' domain."
+            "favour one operation, large values mix them; for hard choices use a '_vertex' domain."
         )
     return value
 
@@ -88,8 +87,8 @@ def weights_of(
         weights = weights.expand(num_ops)
     if weights.shape != (num_ops,):
         raise FamilyError(
-            f"{owner}: {what} has shape {tuple(weights.shape)} for {num_ops} operations. "
-            f"Give one number per operation: {what}={[1.0] * min(num_ops, 4)}."
+            f"{owner}: {what} has shape {tuple(weights.shape)} for {num_ops} operations. Give one number per "
+            f"operation: {what}={[1.0] * min(num_ops, 4)}."
         )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise FamilyError(f"{owner}: {what}={weights.tolist()} must be finite and not negative.")
@@ -101,7 +100,6 @@ def weights_of(
     if not zero and bool((weights == 0).any()):
         raise FamilyError(
             f"{owner}: {what}={weights.tolist()} must be positive: a relaxed law cannot exclude an "
-            "operation. "
-            "Leave the operation out, or use a '_vertex' domain."
+            "operation. Leave the operation out, or use a '_vertex' domain."
         )
     return weights if like is None else weights.to(dtype=like.dtype, device=like.device)

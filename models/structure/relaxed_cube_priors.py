@@ -49,8 +49,8 @@ class RelaxedBernoulli(StructurePrior):
         probs = probabilities(owner, self.probs, num_ops)
         if not bool(((probs > 0) & (probs < 1)).all()):
             raise FamilyError(
-                f"{owner}: probs={probs.tolist()} of a relaxed gate must lie strictly between 0 and 1. "
-                "Leave an operation out, or use the domain 'cube_vertex'."
+                f"{owner}: probs={probs.tolist()} of a relaxed gate must lie strictly between 0 and 1. Leave "
+                "an operation out, or use the domain 'cube_vertex'."
             )
 
     def vertex_log_mass(self, gates: Tensor) -> Tensor:

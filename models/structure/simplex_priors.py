@@ -181,8 +181,8 @@ class LogisticNormal(StructurePrior):
         weights_of(owner, "scale", self.scale, num_ops)
         if self.loc is not None and self.loc.shape != (num_ops,):
             raise FamilyError(
-                f"{owner}: loc has shape {tuple(self.loc.shape)} for {num_ops} operations; give one mean "
-                "per operation."
+                f"{owner}: loc has shape {tuple(self.loc.shape)} for {num_ops} operations; give one mean per "
+                "operation."
             )
 
     def _parameters(self, num_ops: int) -> tuple[Tensor, Tensor]:

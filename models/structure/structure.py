@@ -43,8 +43,7 @@ class EdgeChoice:
         if not domain.is_cube and len(self.chosen) != 1:
             raise FamilyError(
                 f"structure: edge {self.edge!r} has the domain {self.domain!r}, which needs exactly one "
-                "operation, "
-                f"got {list(self.chosen)}. Choose one of {list(self.ops)}."
+                f"operation, got {list(self.chosen)}. Choose one of {list(self.ops)}."
             )
         object.__setattr__(self, "chosen", tuple(name for name in self.ops if name in set(self.chosen)))
 
@@ -125,8 +124,7 @@ class Structure:
         except (KeyError, TypeError) as error:
             raise FamilyError(
                 f"genotype: a field is missing or of the wrong type ({error}). Each edge needs 'edge', "
-                "'domain', "
-                "'ops' and 'chosen'."
+                "'domain', 'ops' and 'chosen'."
             ) from error
 
     def __str__(self) -> str:

@@ -72,8 +72,8 @@ class ARD:
                 )
             if hyper == "sample" and not (shape > 0 and rate > 0):
                 raise FamilyError(
-                    f"ARD: the hyperprior shape={shape}, rate={rate} is improper and cannot be sampled. "
-                    "Use positive values, or hyper='param'."
+                    f"ARD: the hyperprior shape={shape}, rate={rate} is improper and cannot be sampled. Use "
+                    "positive values, or hyper='param'."
                 )
         elif hyper == "sample":
             raise FamilyError(

@@ -28,7 +28,7 @@ def test_noise_may_be_fixed_learned_or_sampled() -> None:
     learned = Gaussian(Hyper(0.5))
     assert learned.noise(like).dtype == torch.float64
     assert list(learned.hyper) == ["noise"]
-    assert float(pyro.param("noise")) == pytest.approx(0.5)
+    assert float(pyro.param("noise").detach()) == pytest.approx(0.5)
     trace = pyro.poutine.trace(Gaussian(dist.HalfNormal(1.0)).noise).get_trace(like)
     assert trace.nodes["noise"]["type"] == "sample"
     assert Poisson().noise(like) is None
