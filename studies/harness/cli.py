@@ -96,7 +96,8 @@ def show(
         if lines := listing.sites(declared):
             _say("\n" + lines)
     except Exception as error:  # the settings are worth showing also where the model cannot be built
-        _warn(f"no graph of the model: {error}")
+        reason = str(error).partition("\n")[0]
+        _warn(f"no graph of the model: {reason}")
 
 
 @app.command()

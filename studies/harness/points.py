@@ -183,7 +183,7 @@ def expand(study: "Study", fingerprint: Callable[[str], str] = digest) -> Iterat
                         )
                     continue
                 seen[identity] = full
-                varied = {columns[path]: _cell(look_up(point, path)) for path in paths}
+                varied = {columns[path]: _cell(point, path, paths) for path in paths}
                 if len(study.replicates) > 1:
                     varied["replicate"] = replicate
                 yield point.model_copy(update={"varied": FrozenDict(varied)})
@@ -243,10 +243,15 @@ def _thaw(value: Any) -> Any:
     return value
 
 
-def _cell(value: Any) -> Any:
-    """A grid value as a cell of a table: a Ref by its label, other composite values as canonical JSON."""
+def _cell(point: Point, path: str, paths: list[str]) -> Any:
+    """A grid value as a cell of a table: a Ref by its label, other composite values as canonical JSON.
+
+    Parameters with an axis of their own have their own column, so the label leaves them out.
+    """
+    value = look_up(point, path)
     if isinstance(value, Ref):
-        return value.label
+        own = {".".join(full_path(other)[2:]) for other in paths if full_path(other)[:2] == [path, "params"]}
+        return Ref(value.key, {name: item for name, item in value.params.items() if name not in own}).label
     return value if value is None or isinstance(value, str | int | float) else canon(value)
 
 

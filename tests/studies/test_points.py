@@ -221,6 +221,8 @@ def test_columns_name_the_axes():
     assert rows[0] == {"data": "tanh", "list": "[1,2]", "width": 8, "replicate": 4}
     assert rows[2]["data"] == "diabetes_wide(split=1)"
     assert rows[-1] == {"data": "tanh", "list": None, "width": 3, "replicate": 5}
+    both = make_study(grid={"data": (Ref("diabetes_wide", {"a": 1}),), "data.split": (3,)})
+    assert dict(next(both.points()).varied) == {"data": "diabetes_wide(a=1)", "split": 3}
     clash = make_study(grid={"inference.width": (1,), "model.width": (2,)}, model="m")
     assert dict(next(clash.points()).varied) == {"inference.width": 1, "model.width": 2}
 
