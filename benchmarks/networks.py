@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from evidentia.inference.structure.family_target import family_target
 from evidentia.inference.structure.stacked_guide import MeanField
+from evidentia.inference.structure.stacked_state import init
 from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import Schedule, init, step
+from evidentia.inference.structure.stacked_training import Schedule, step
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import Dense

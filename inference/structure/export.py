@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from evidentia.inference.fit import Fit, fit
 from evidentia.inference.structure.exported import ExportedGuide, ExportedModel, ExportedModule, KeptWeights
-from evidentia.inference.structure.networks import NetworkEvidence
+from evidentia.inference.structure.network_result import NetworkEvidence
 from evidentia.inference.structure.program import Program, compile_structure
 from evidentia.inference.structure.prune import kept as kept_entries
 from evidentia.models.hyper import Hyper

@@ -1,85 +1,23 @@
 """Evidence of many networks of one family, trained together: one Gaussian guide per structure, one loop."""
 
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal
 
 import torch
-from evidentia.inference.structure.family_target import WeightVector, family_target
-from evidentia.inference.structure.stacked_evidence import Bounds, derive_seed, estimate
-from evidentia.inference.structure.stacked_guide import GUIDES, FullCovariance, StackedGuide, deal
+from evidentia.inference.structure.family_target import family_target
+from evidentia.inference.structure.network_result import FailedStructures as FailedStructures
+from evidentia.inference.structure.network_result import NetworkEvidence as NetworkEvidence
+from evidentia.inference.structure.network_result import collect
+from evidentia.inference.structure.stacked_evidence import derive_seed, estimate
+from evidentia.inference.structure.stacked_guide import GUIDES, StackedGuide, deal
+from evidentia.inference.structure.stacked_state import Progress, State, from_dict, init
 from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import (
-    Progress,
-    Schedule,
-    State,
-    as_dict,
-    from_dict,
-    init,
-    train,
-)
+from evidentia.inference.structure.stacked_training import Schedule, train
 from evidentia.inference.validate import check_data
 from evidentia.models.structure.model import FamilyModel
 from torch import Tensor
 
 Callback = Callable[[Progress], bool | None]
-
-
-class FailedStructures(UserWarning):
-    """Some structures have no finite evidence; they are named, the others are unaffected."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class NetworkEvidence:
-    """Evidence of S structures with error bars, and the guides that gave it.
-
-    Attributes:
-        elbo, elbo_se: evidence lower bound and its standard error, nats for the whole data set, ``(S,)``.
-        iwae, iwae_se: importance-weighted bound with K particles, mean and error over batches, ``(S,)``.
-        importance, importance_se: log of the mean of all importance weights, a consistent estimate, ``(S,)``.
-        pareto_k: shape of the weights' tail; above 0.7 distrust ``importance``, ``(S,)``.
-        guide: ``loc`` and ``scale`` ``(S, D)`` of the non-centred weights (dead ones at their prior), and
-            ``scale_tril`` for a full covariance. A latent ``log noise`` is the last column.
-        hyper: ``variance`` ``(S, W)`` of the weight prior and, where learned, ``noise`` ``(S,)``.
-        losses: negative ELBO, mean of each window of steps, ``(R, S)``.
-        gates: the structures, ``(S, num_gates)``; ``labels`` names them.
-        failed: labels of the structures without a finite evidence.
-        skipped: steps not taken because a gradient was not finite, ``(S,)``.
-        stopped: ``"num_steps"``, ``"tolerance"`` or ``"callback"``.
-        state: everything needed to go on, a flat dict of tensors.
-        power: power β of the likelihood; the bounds are on ``log ∫ p(y|w)^β p(w) dw``.
-    """
-
-    elbo: Tensor
-    elbo_se: Tensor
-    iwae: Tensor
-    iwae_se: Tensor
-    importance: Tensor
-    importance_se: Tensor
-    pareto_k: Tensor
-    guide: dict[str, Tensor]
-    hyper: dict[str, Tensor]
-    losses: Tensor
-    gates: Tensor
-    labels: tuple[str, ...]
-    failed: tuple[str, ...]
-    skipped: Tensor
-    stopped: str
-    state: dict[str, Tensor]
-    power: float
-    vector: WeightVector
-
-    @property
-    def kind(self) -> str:
-        """Both bounds, ELBO and IWAE, are lower bounds of the log evidence."""
-        return "lower bound"
-
-    def weights(self, row: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Location and scale of the non-centred weights of one structure, by weight name."""
-        loc, scale = (self.vector.split(self.guide[name][row]) for name in ("loc", "scale"))
-        return {name: (loc[name], scale[name]) for name in loc}
 
 
 def network_evidence(
@@ -122,6 +60,9 @@ def network_evidence(
     on the structures beside it nor on ``chunk_size``, identical operations get identical evidence, and the
     errors of different structures are positively correlated.
 
+    Where hyperparameters are learned, the bounds are on the evidence *at* the learned values, as in type-II
+    maximum likelihood; the hyperprior is not added.
+
     Args:
         model: a family model with pure ``log_likelihood``.
         x: inputs ``(n, d)``.
@@ -157,6 +98,17 @@ def network_evidence(
         Burda, Grosse & Salakhutdinov, 2016. Importance weighted autoencoders.
         Graves, 2011. Practical variational inference for neural networks.
         Bakhteev & Strijov, 2018. Deep learning model selection of suboptimal complexity.
+
+    Example:
+        >>> from evidentia.models.likelihood import Gaussian
+        >>> from evidentia.models.structure.family import Family
+        >>> from evidentia.models.structure.ops import GLM, Constant
+        >>> x = torch.linspace(-2, 2, 20).unsqueeze(-1)
+        >>> family = Family(1).edge("x", "f", ops={"constant": Constant(), "tanh": GLM(activation="tanh")})
+        >>> model = family.model(likelihood=Gaussian(0.2))
+        >>> found = network_evidence(model, x, torch.tanh(x[:, 0]), family.vertices(), num_steps=200)
+        >>> found.labels[int(found.iwae.argmax())], found.kind
+        ('tanh', 'lower bound')
     """
     powers = {"likelihood_power": likelihood_power, "prior_weight": prior_weight}
     _check(model, gates, guide, hyper, powers, evidence_batches)
@@ -176,7 +128,7 @@ def network_evidence(
     final, stopped = train(target, family, schedule, start, watched)
     seed = derive_seed(seed, "evidence")
     found = estimate(target, family, final, schedule, evidence_particles, evidence_batches, seed)
-    return _result(model, target, family, gates, final, stopped, schedule.power, found)
+    return collect(model, target, family, gates, final, stopped, schedule.power, found)
 
 
 def _check(
@@ -208,14 +160,6 @@ def _check(
             )
     if batches < 2:
         raise ValueError(f"evidence_batches: expected at least 2 for a standard error, got {batches}.")
-
-
-def _label(model: FamilyModel, gates: Tensor) -> str:
-    if all(
-        edge.domain.is_vertex(gates[model.family.check().slices[edge.name]]) for edge in model.family.edges
-    ):
-        return model.family.label(gates)
-    return f"gates {[round(float(gate), 4) for gate in gates]}"
 
 
 def _hyperparameters(
@@ -251,7 +195,8 @@ def _start(
     generator = torch.Generator().manual_seed(derive_seed(seed, "initial"))
     raw = torch.randn(dim, generator=generator, dtype=x.dtype).to(x.device)
     deviation = x.new_full((structures, dim), scale)
-    theta = guide.initial(scale * deal(raw, target.active), deviation)
+    deviation[:, : target.num_weights] *= model.weight_prior.scale
+    theta = guide.initial(deviation * deal(raw, target.active), deviation)
     if noise is not None:
         theta = torch.cat([theta, theta.new_full((structures, 1), noise).log()], -1)
     variance = x.new_full((structures, target.num_weights), model.weight_prior.scale**2)
@@ -275,42 +220,3 @@ def _with_gates(callback: Callback, gates: Tensor) -> Callback:
         return callback(progress._replace(state=lambda: progress.state() | {"gates": gates.clone()}))
 
     return watched
-
-
-def _result(
-    model: FamilyModel,
-    target: Target,
-    guide: StackedGuide,
-    gates: Tensor,
-    state: State,
-    stopped: str,
-    power: float,
-    found: Bounds,
-) -> NetworkEvidence:
-    labels = tuple(_label(model, row) for row in gates)
-    finite = found.elbo.isfinite() & found.iwae.isfinite()
-    failed = tuple(label for label, fine in zip(labels, finite.tolist(), strict=True) if not fine)
-    skipped = state.steps - state.taken
-    if failed:
-        shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
-        warnings.warn(
-            f"network_evidence: no finite evidence for {len(failed)} of {len(labels)} structures: {shown}. "
-            "The others are unaffected. Standardise the inputs, or lower learning_rate or initial_scale.",
-            FailedStructures,
-            stacklevel=3,
-        )
-    theta, hyper = state.theta, {"variance": state.variance}
-    if target.learn_noise:
-        hyper["noise"] = theta[:, -1].exp()
-        theta = theta[:, :-1]
-    loc, scale = guide.moments(theta, target.active)
-    width = target.num_weights
-    prior_scale = torch.cat([state.variance.sqrt(), scale[:, width:]], -1)
-    moments = {"loc": loc, "scale": torch.where(target.active, scale, prior_scale)}
-    if isinstance(guide, FullCovariance):
-        moments["scale_tril"] = guide.scale_tril(theta, target.active)
-    return NetworkEvidence(
-        **found._asdict(), guide=moments, hyper=hyper, losses=state.losses, gates=gates, labels=labels,
-        failed=failed, skipped=skipped, stopped=stopped, state=as_dict(state) | {"gates": gates}, power=power,
-        vector=WeightVector(model.weight_shapes),
-    )  # fmt: skip

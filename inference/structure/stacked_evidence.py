@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from evidentia.inference.structure.pareto import tail_shape
 from evidentia.inference.structure.stacked_guide import StackedGuide, deal
+from evidentia.inference.structure.stacked_state import State
 from evidentia.inference.structure.stacked_target import Target, log_weight
-from evidentia.inference.structure.stacked_training import Schedule, State
+from evidentia.inference.structure.stacked_training import Schedule
 from torch import Tensor
 
 

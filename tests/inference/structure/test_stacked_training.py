@@ -6,8 +6,9 @@ import pytest
 import torch
 from evidentia.inference.structure.stacked_evidence import estimate
 from evidentia.inference.structure.stacked_guide import GUIDES, deal
+from evidentia.inference.structure.stacked_state import as_dict, from_dict, init
 from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import Schedule, as_dict, from_dict, init, train
+from evidentia.inference.structure.stacked_training import Schedule, train
 from evidentia.models.structure.weights import ARD
 from torch.distributions import LogNormal, MultivariateNormal
 
