@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KEPT = 2
 _NAME = re.compile(r"ckpt-(\d{1,15})\.(json|safetensors)")
+_NO_TENSORS = "__no_tensors__"
 _TAGS = ("__tuple__", "__map__", "__float__")
 
 
@@ -102,9 +103,12 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
 
     Each is cloned first: safetensors refuses two names that share memory.
     """
+    import torch
     from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # A file without any tensor is written by safetensors and then not read back.
+    whole = whole or {_NO_TENSORS: torch.zeros(0, dtype=torch.uint8)}
     return bytes(save(whole, dict(metadata or {})))
 
 
@@ -118,7 +122,7 @@ def unpack(data: bytes, where: Path | str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        return dict(load(data))
+        return {name: tensor for name, tensor in load(data).items() if name != _NO_TENSORS}
     except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{where} is not a whole safetensors file: {error}") from error
 

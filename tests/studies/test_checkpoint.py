@@ -80,6 +80,11 @@ def test_encoding_is_inverted(value: object) -> None:
     assert repr(back) == repr(value)
 
 
+def test_state_without_tensors_comes_back(tmp_path: Path) -> None:
+    store(tmp_path).save({"step": 3, "note": "before the first draw"})
+    assert store(tmp_path).load() == {"step": 3, "note": "before the first draw"}
+
+
 def test_newest_two_are_kept(tmp_path: Path) -> None:
     kept = store(tmp_path)
     for step in (5, 10, 15):

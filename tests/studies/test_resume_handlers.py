@@ -57,19 +57,14 @@ def family(data):
 
 BOUNDS = {"num_steps": 60, "evidence_particles": 10, "evidence_batches": 3, "num_draws": 10}
 CHAIN = {"num_draws": 20, "warmup_steps": 15, "num_chains": 1, "prior_draws": 20}
+SWEEPS = {"num_sweeps": 40, "warmup_sweeps": 5, "num_chains": 2}
 # trial -> inference, model, parameters, report at which SIGTERM comes, steps between checkpoints
 TRIALS = {
     "svi": ("svi", "trial_regression", {"num_steps": 60, "num_draws": 50, "prior_draws": 20}, 33, 10),
     "nuts": ("nuts", "trial_regression", CHAIN, 27, 4),
     "nuts in warm-up": ("nuts", "trial_regression", CHAIN, 11, 4),
     "enumerate": ("enumerate", "trial_family", {"evidence": "elbo", **BOUNDS}, 33, 10),
-    "gibbs": (
-        "structure_gibbs",
-        "trial_subsets",
-        {"num_sweeps": 40, "warmup_sweeps": 5, "num_chains": 2},
-        23,
-        5,
-    ),
+    "gibbs": ("structure_gibbs", "trial_subsets", SWEEPS, 23, 5),
 }
 
 
