@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from evidentia.studies.harness.config import StudyConfig
-from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten
+from evidentia.studies.harness.errors import StudyError, did_you_mean, explain, shorten
 from evidentia.studies.harness.study import NAME, Study
+from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = "evidentia.studies"
 GROUP = "evidentia.studies"
 _NAME = re.compile(NAME)
+T = TypeVar("T")
 
 
 class Source(NamedTuple):
@@ -105,7 +107,7 @@ def load(source: Source) -> StudyModule:
         module = importlib.import_module(source.module.partition(":")[0].strip())
     except StudyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that ends the program must not end ours
         reason = f"{type(error).__name__}: {error}"
         raise StudyError(
             f"study {source.name}: {origin} {source.module} cannot be imported: {reason}"
@@ -122,6 +124,7 @@ def load(source: Source) -> StudyModule:
         raise StudyError(
             f"study {source.name}: Config.{required[0]} has no default; every setting needs one."
         )
+    _attempt(source, "Config()", config)
     return StudyModule(source, question(module), config, study, getattr(module, "run", None), module)
 
 
@@ -136,16 +139,27 @@ def declare(module: StudyModule, config: StudyConfig) -> Study:
     Raises:
         StudyError: the configuration leads to a study that is not valid.
     """
-    from evidentia.studies.harness.errors import explain
-    from pydantic import ValidationError
-
-    try:
-        study = module.study(config)
-    except ValidationError as error:
-        raise StudyError(f"study {module.source.name}: " + explain(error)) from None
+    name = module.source.name
+    study = _attempt(module.source, "study(config)", lambda: module.study(config))
+    if study.name != name:
+        raise StudyError(
+            f"study {name}: it calls itself {study.name!r}; expected the name it is found under."
+        )
     missing: Mapping[str, object] = {
         name: value
         for name, value in (("description", module.question), ("tags", module.config.tags))
         if not getattr(study, name)
     }
     return study.replace(**missing) if missing else study
+
+
+def _attempt(source: Source, what: str, call: Callable[[], T]) -> T:
+    """Call code of a study module; a fault of it is one message that names the study."""
+    try:
+        return call()
+    except StudyError:
+        raise
+    except ValidationError as error:
+        raise StudyError(f"study {source.name}: " + explain(error)) from None
+    except Exception as error:
+        raise StudyError(f"study {source.name}: {what} failed: {type(error).__name__}: {error}") from error

@@ -146,7 +146,7 @@ def _place(config: BaseModel, values: dict[str, Any], key: str, value: Any) -> N
     model: Any = config
     for depth, part in enumerate(parents):
         _check_key(model, part, key)
-        model = model[part] if isinstance(model, Mapping) else getattr(model, part)
+        model = model.get(part) if isinstance(model, Mapping) else getattr(model, part)
         if not isinstance(model, BaseModel | Mapping):
             raise StudyError(f"unknown key {key!r}: {'.'.join(parents[: depth + 1])!r} has no keys below it.")
         values = values[part]

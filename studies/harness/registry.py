@@ -190,7 +190,11 @@ def register_study(function: Callable[[Any], "Study"]) -> Callable[..., "Study"]
             raise StudyError(
                 f"{module.__name__}.study: expected its own Config, given {type(config).__name__}"
             )
+        from evidentia.studies.harness.study import Study
+
         declared = function(config)
+        if not isinstance(declared, Study):
+            raise StudyError(f"{module.__name__}.study: expected a Study, given {type(declared).__name__}")
         name = getattr(getattr(module, "__spec__", None), "name", None) or module.__name__
         return declared.replace(module=name)
 

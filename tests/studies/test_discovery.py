@@ -79,6 +79,14 @@ def test_names_are_found_with_a_close_match(toy):
         ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
         ("1/0", "cannot be imported: ZeroDivisionError"),
         ("def f(:", "cannot be imported: SyntaxError"),
+        ("raise SystemExit(0)", "cannot be imported: SystemExit"),
+        (
+            "from evidentia.studies.harness.config import StudyConfig\n"
+            "from evidentia.studies.harness.registry import register_study\n"
+            "class Config(StudyConfig):\n    steps: int = 'x'\n"
+            "@register_study\ndef study(config): ...\n",
+            "study broken: steps: given 'x', expected integer",
+        ),
         ("", r"needs a class Config\(StudyConfig\)"),
         ("class Config: pass", r"needs a class Config\(StudyConfig\)"),
         (
@@ -101,18 +109,27 @@ def test_a_module_that_lacks_a_part_is_named(source: str, message: str, add_plug
     assert "broken" in str(caught.value)
 
 
-def test_a_study_that_is_not_valid_is_named(add_plugin):
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return Study(name='../x', data='tanh', inference='svi')", r"study bent: name: given '\.\./x'"),
+        ("return Study(name='other', data='tanh', inference='svi')", "study bent: it calls itself 'other'"),
+        ("return Study(name='bent', data='tanh')", "study bent: inference: nothing given"),
+        ("return 3", "expected a Study, given int"),
+        ("1/0", r"study bent: study\(config\) failed: ZeroDivisionError"),
+    ],
+)
+def test_a_study_that_is_not_valid_is_named(body: str, message: str, add_plugin):
     add_plugin(
         "bent",
         "bent_study",
         "from evidentia.studies.harness.config import StudyConfig as Config\n"
         "from evidentia.studies.harness.registry import register_study\n"
         "from evidentia.studies.harness.study import Study\n"
-        "@register_study\n"
-        "def study(config): return Study(name='../x', data='tanh', inference='svi')\n",
+        f"@register_study\ndef study(config): {body}\n",
     )
     module = load(find("bent"))
-    with pytest.raises(StudyError, match=r"study bent: name: given '\.\./x'"):
+    with pytest.raises(StudyError, match=message):
         declare(module, module.config())
 
 

@@ -62,6 +62,16 @@ def test_a_dotted_key_changes_one_field_of_an_inner_model():
     assert config.inner == Inner(rate=0.5, name="adam")
 
 
+def test_a_dotted_key_reaches_into_free_form_options():
+    start = Config(options={"a": {"b": 1, "c": 2}})
+    assert apply_overrides(start, ["options.a.b=[3]"]).options == {"a": {"b": (3,), "c": 2}}
+    assert apply_overrides(start, ["options.new=x"]).options["new"] == "x"
+    for text in ("options.z.b=1", "options.a.b.c=1"):
+        with pytest.raises(StudyError, match="has no keys below it"):
+            apply_overrides(start, [text])
+    assert start.options == {"a": {"b": 1, "c": 2}}
+
+
 def test_two_spellings_of_a_number_are_one_setting():
     assert changed("rate=1e-3") == changed("rate=0.001") == changed("rate=1.0e-3")
 
