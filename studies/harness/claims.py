@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
+from evidentia.studies.harness.errors import did_you_mean
 from evidentia.studies.harness.present import show_number
 from evidentia.studies.harness.verdict import plain
 
@@ -205,7 +206,7 @@ def _observe(claim: ClaimLike, table: pd.DataFrame) -> tuple[float, float]:
 def _selected(claim: ClaimLike, table: pd.DataFrame) -> Any:
     """The rows that the claim is about; at least one."""
     if claim.metric not in table.columns:
-        raise _UnanswerableError(f"no column {claim.metric!r}; the table has {_names(table)}")
+        raise _UnanswerableError(f"no column {claim.metric!r}. {_names(claim.metric, table)}")
     left = _rows(table, claim.where)
     if not left.any():
         raise _UnanswerableError(f"no row matches {_selection(claim.where) or 'an empty table'}")
@@ -256,13 +257,13 @@ def _rows(table: pd.DataFrame, where: Mapping[str, Any]) -> Any:
     picked = pd.Series(True, index=table.index)
     for column, wanted in where.items():
         if column not in table.columns:
-            raise _UnanswerableError(f"no column {column!r} to select by; the table has {_names(table)}")
+            raise _UnanswerableError(f"no column {column!r} to select by. {_names(column, table)}")
         picked &= pd.Series([_same(cell, wanted) for cell in table[column]], index=table.index, dtype=bool)
     return picked
 
 
-def _names(table: pd.DataFrame) -> str:
-    return ", ".join(map(str, table.columns))
+def _names(name: str, table: pd.DataFrame) -> str:
+    return did_you_mean(name, map(str, table.columns))
 
 
 def _same(cell: Any, wanted: Any) -> bool:

@@ -45,15 +45,15 @@ def structure_sentence(table: pd.DataFrame) -> str:
     best = rows.iloc[0]
     name, top = str(best["structure"]), float(best["probability"])
     shown = _with_error(best)
-    among = f"among {len(rows):,} structure{'s' if len(rows) > 1 else ''}"
+    # A table that holds less than everything is the top of a longer one.
+    complete = float(rows["probability"].sum()) > 1 - 1e-6
+    among = f" among {len(rows):,} structure{'s' if len(rows) > 1 else ''}" if complete else ""
     if top >= SETTLED:
-        text = f"The data support {name}: posterior probability {shown} {among}."
+        text = f"The data support {name}: posterior probability {shown}{among}."
     elif top >= 0.5:
-        text = f"The data favour {name} without settling the question: posterior probability {shown} {among}."
+        text = f"The data favour {name} without settling the question: posterior probability {shown}{among}."
     else:
-        text = (
-            f"No single structure is supported: the most probable, {name}, has probability {shown} {among}."
-        )
+        text = f"No single structure is supported: the most probable, {name}, has probability {shown}{among}."
     if len(rows) > 1:
         second = rows.iloc[1]
         text += f" The next is {second['structure']} with {_with_error(second)}."
@@ -76,6 +76,11 @@ def _with_error(row: Mapping[str, Any] | pd.Series) -> str:
 
 def _tie(best: pd.Series, second: pd.Series) -> str:
     """A warning when the lead is not clear of its own error."""
+    if "probability_se" in best and best["probability_se"] > 0:
+        gap = float(best["probability"]) - float(second["probability"])
+        spread = sum(float(row["probability_se"]) ** 2 for row in (best, second)) ** 0.5
+        if gap < 2 * spread:
+            return " Their order is not certain: the difference is within its error."
     if not {"log_evidence", "standard_error"} <= set(best.index):
         return ""
     lead = float(best["log_evidence"]) - float(second["log_evidence"])
@@ -109,7 +114,11 @@ def inclusion_sentence(table: pd.DataFrame) -> str:
         ("Included with probability above 0.9", [op for op, p in probability.items() if p > LIKELY]),
         (
             "Undecided",
-            [f"{op} ({p:.2f})" for op, p in probability.items() if UNLIKELY <= p <= LIKELY],
+            [
+                f"{op} ({p:.2f})"
+                for op, p in sorted(probability.items(), key=lambda item: -item[1])
+                if UNLIKELY <= p <= LIKELY
+            ],
         ),
         ("Below 0.1", [op for op, p in probability.items() if p < UNLIKELY]),
     ]

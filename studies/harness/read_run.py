@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from evidentia.studies.harness import atomic
+from evidentia.studies.harness.digest import point_names
 from evidentia.studies.harness.errors import StudyError, shorten
 from evidentia.studies.harness.manifest import MANIFEST, differing, is_done
 from evidentia.studies.harness.run_folder import SCHEMA, read_config, read_status
@@ -35,6 +36,8 @@ class PointView(NamedTuple):
     record: Mapping[str, Any]
     status: Mapping[str, Any]
     done: bool
+    label: str = ""
+    """The settings that tell this point from the others of its run, or its id."""
 
     @property
     def state(self) -> str:
@@ -47,12 +50,6 @@ class PointView(NamedTuple):
         """The axes of the grid on which this point differs."""
         varied = self.record.get("varied")
         return dict(varied) if isinstance(varied, Mapping) else {}
-
-    @property
-    def label(self) -> str:
-        """The varied axes in words, or the id where nothing varies."""
-        parts = [f"{key} = {words(value)}" for key, value in self.varied.items()]
-        return ", ".join(parts) or self.id
 
     def metrics(self) -> pd.DataFrame | None:
         """The rows of the point, None before it has any."""
@@ -155,8 +152,27 @@ def read_run(folder: Path) -> RunView:
         raise StudyError(f"{path}: expected an object, given {shorten(environment)}")
     root = folder / "points"
     inside = sorted(root.iterdir()) if root.is_dir() and not root.is_symlink() else []
-    points = tuple(read_point(path) for path in inside if path.is_dir() and not path.is_symlink())
-    return RunView(folder, config, environment, read_status(folder), points)
+    points = [read_point(path) for path in inside if path.is_dir() and not path.is_symlink()]
+    order = declared_order(folder)
+    points.sort(key=lambda point: (order.get(point.id, len(order)), point.id))
+    settings = [
+        {key: words(value) for key, value in point.varied.items() if value is not None} for point in points
+    ]
+    named = zip(points, point_names(settings), strict=True)
+    labelled = tuple(point._replace(label=name or point.id) for point, name in named)
+    return RunView(folder, config, environment, read_status(folder), labelled)
+
+
+def declared_order(folder: Path) -> dict[str, int]:
+    """Id of a point -> its place in the result table, which is that of the study."""
+    path = folder / "metrics.csv"
+    try:
+        table = read_table(path) if path.is_file() else None
+    except StudyError:
+        return {}  # whoever needs the table will say what is wrong with it
+    if table is None or "point" not in table.columns:
+        return {}
+    return {str(point): place for place, point in enumerate(table["point"].drop_duplicates())}
 
 
 def read_point(folder: Path) -> PointView:

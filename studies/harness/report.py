@@ -23,7 +23,7 @@ from evidentia.studies.harness.read_run import PointView, RunView, read_run, wor
 from evidentia.studies.harness.report_images import figure_view
 from evidentia.studies.harness.report_tables import (
     checks_view,
-    inclusion_view,
+    inclusion_views,
     metrics_view,
     sections,
     table_views,
@@ -82,7 +82,7 @@ def page(run: RunView) -> dict[str, Any]:
     points = run.points
     checks = [(point, check) for point in points for check in point.checks()]
     tables = {point.id: point.tables() for point in points[:POINTS]}
-    combined = inclusion_view(points, tables)
+    combined, told = inclusion_views(points, tables)
     description = str(run.config.get("description") or "").strip()
     question, _, background = description.partition("\n")
     return {
@@ -96,13 +96,13 @@ def page(run: RunView) -> dict[str, Any]:
         "num_points": max(len(points), planned_points(run)),
         "num_done": sum(point.done for point in points),
         "claims": claims_of(run, table),
-        "metrics": metrics_view(table, points),
+        "metrics": metrics_view(table),
         "figures": [figure_view(path) for path in run.figures()],
         "run_tables": [
             view for name, each in run.tables().items() for view in table_views(name, each, "tables")
         ],
         "inclusion": combined,
-        "sections": list(sections(points, tables, skip_inclusion=combined is not None)),
+        "sections": list(sections(points, tables, told)),
         "hidden_points": max(len(points) - POINTS, 0),
         "attention": [(point.label, check) for point, check in checks if check in failed_checks([check])],
         "checks": checks_view(checks),

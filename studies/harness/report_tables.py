@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from evidentia.studies.harness.digest import digest
 from evidentia.studies.harness.findings import is_inclusion, is_structures
 from evidentia.studies.harness.present import Shown, label, show_table
 from evidentia.studies.harness.read_run import PointView
@@ -45,28 +46,26 @@ class Section(NamedTuple):
     tables: Sequence[TableView]
 
 
-def metrics_view(table: pd.DataFrame | None, points: Sequence[PointView]) -> TableView | None:
-    """The result table, without the ids where the rows can be told apart by their settings."""
+def metrics_view(table: pd.DataFrame | None) -> TableView | None:
+    """The result table of the run, or the first rows of each point."""
     if table is None or not len(table):
         return None
-    kept = table.dropna(axis="columns", how="all")
-    named = any(point.varied for point in points) or "structure" in kept.columns or len(kept) == 1
-    if named and "point" in kept.columns:
-        kept = kept.drop(columns="point")
-    return TableView(
-        rows_note("One row for each result", kept, METRIC_ROWS), show_table(kept, METRIC_ROWS), "metrics.csv"
-    )
+    shown = digest(table, METRIC_ROWS)
+    title = "One row for each result" if len(shown) == len(table) else "The first results of each point"
+    if len(shown) < len(table):
+        title += f": {len(shown)} of {len(table):,} rows"
+    return TableView(title, show_table(shown), "metrics.csv")
 
 
 def sections(
-    points: Sequence[PointView], tables: Mapping[str, Mapping[str, pd.DataFrame]], skip_inclusion: bool
+    points: Sequence[PointView], tables: Mapping[str, Mapping[str, pd.DataFrame]], told: set[str]
 ) -> Iterator[Section]:
-    """The tables of each point that has some; inclusion is left out where it is shown side by side."""
+    """The tables of each point; inclusion is left out of those that were `told` side by side."""
     for point in points:
         views = [
             view
             for name, table in sorted(tables.get(point.id, {}).items(), key=_rank)
-            if not (skip_inclusion and is_inclusion(table))
+            if not (point.id in told and is_inclusion(table))
             for view in table_views(name, table, f"points/{point.id}/tables")
         ]
         if views:
@@ -77,23 +76,33 @@ def _rank(item: tuple[str, pd.DataFrame]) -> int:
     return 0 if is_structures(item[1]) else (1 if is_inclusion(item[1]) else 2)
 
 
-def inclusion_view(
+def inclusion_views(
     points: Sequence[PointView], tables: Mapping[str, Mapping[str, pd.DataFrame]]
-) -> TableView | None:
-    """Inclusion probabilities of a few points side by side, if they speak of the same operations."""
+) -> tuple[list[TableView], set[str]]:
+    """Inclusion probabilities side by side, for points that speak of the same operations.
+
+    Returns:
+        The tables, and the ids of the points that are in them.
+    """
     found = [
         (point, table)
         for point in points
         for table in tables.get(point.id, {}).values()
         if is_inclusion(table)
     ]
-    if not 2 <= len(found) <= SIDE_BY_SIDE or len({tuple(table["op"]) for _, table in found}) > 1:
-        return None
+    groups: dict[tuple[str, ...], list[tuple[PointView, pd.DataFrame]]] = {}
+    for point, table in found:
+        groups.setdefault(tuple(map(str, table["op"])), []).append((point, table))
+    chosen = [group for group in groups.values() if 2 <= len(group) <= SIDE_BY_SIDE]
+    return [side_by_side(group) for group in chosen], {point.id for group in chosen for point, _ in group}
+
+
+def side_by_side(found: Sequence[tuple[PointView, pd.DataFrame]]) -> TableView:
+    """One column for each point, one row for each operation."""
     columns: dict[str, list[str]] = {"op": [str(op) for op in found[0][1]["op"]]}
     for point, table in found:
         shown = show_table(table[[c for c in ("probability", "standard_error") if c in table.columns]])
-        only = [str(value) for value in point.varied.values()]
-        heading = only[0] if len(only) == 1 else point.label
+        heading = point.label.partition(" = ")[2] if point.label.count(" = ") == 1 else point.label
         columns[heading if heading not in columns else point.id] = [row[0] for row in shown.rows]
     numeric = (False, *[True] * (len(columns) - 1))
     rows = tuple(zip(*columns.values(), strict=True))

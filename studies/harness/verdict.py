@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from evidentia.studies.harness.digest import digest
 from evidentia.studies.harness.present import show_number, show_table, text_table
 
 if TYPE_CHECKING:
@@ -176,10 +177,11 @@ class Verdict(NamedTuple):
         """The verdict as plain text. The last lines are always claims, report, repeat."""
         blocks: list[str] = []
         if self.table is not None and len(self.table):
-            rest = len(self.table) - top
-            blocks.append(text_table(show_table(self.table, top)))
+            shown = digest(self.table, top)
+            rest = len(self.table) - len(shown)
+            blocks.append(text_table(show_table(shown)))
             if rest > 0:
-                blocks[-1] += f"\n  … and {rest} more rows in metrics.csv"
+                blocks[-1] += f"\n  … and {rest} more row{'s' if rest > 1 else ''} in metrics.csv"
         if self.failures:
             blocks.append("\n".join(["failed", *(f"  ✗ {line}" for line in self.failures)]))
         warnings = failed_checks(self.checks)
