@@ -35,6 +35,9 @@ class Exported:
         structure: which structure it is.
         program: what is computed, line by line.
         num_parameters: weights that are left.
+
+    References:
+        Liu, Simonyan & Yang, 2019. DARTS: differentiable architecture search.
     """
 
     pair: Pair

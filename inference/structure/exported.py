@@ -78,6 +78,9 @@ class ExportedModel(PyroModule):
         likelihood: law of the response.
         variances: prior variance of each weight.
         kept: which entries are left.
+
+    References:
+        Bingham et al., 2019. Pyro: deep universal probabilistic programming.
     """
 
     def __init__(
@@ -117,6 +120,9 @@ class ExportedGuide(PyroModule):
         loc: initial means by weight name, without batch dimensions, full shape.
         scale: initial standard deviations, likewise.
         noise: initial location and scale of the log noise where the noise has a prior, else None.
+
+    References:
+        Graves, 2011. Practical variational inference for neural networks.
     """
 
     def __init__(

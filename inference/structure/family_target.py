@@ -59,6 +59,19 @@ def family_target(model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor, *, le
 
     Returns:
         The target. A noise scale with a prior becomes its last latent, on the log scale.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
+
+    Example:
+        >>> from evidentia.models.likelihood import Gaussian
+        >>> from evidentia.models.structure.family import Family
+        >>> from evidentia.models.structure.ops import GLM, Constant
+        >>> family = Family(2).edge("x", "f", ops={"constant": Constant(), "line": GLM()})
+        >>> model = family.model(likelihood=Gaussian(0.5))
+        >>> family_target(model, torch.ones(3, 2), torch.ones(3), family.vertices(), learn_noise=False).active
+        tensor([[ True, False, False],
+                [False,  True,  True]])
     """
     vector = WeightVector(model.weight_shapes)
     live = live_ops(model.family.check(), gates)

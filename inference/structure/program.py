@@ -102,6 +102,14 @@ def compile_structure(family: Family, structure: Structure) -> Program:
     Returns:
         The program; its value equals ``family.apply`` at the structure's gates for the same weights.
 
+    Example:
+        >>> from evidentia.models.structure.ops import Dense, Identity
+        >>> family = Family(2).edge("x", "h", ops={"tanh": Dense(3, "tanh"), "relu": Dense(3, "relu")})
+        >>> family = family.edge("h", "f", ops={"out": Dense(1)})
+        >>> compile_structure(family, family.structure("x->h: relu; h->f: out"))
+        h = relu(x)
+        f = out(h)
+
     References:
         Aho, Lam, Sethi & Ullman, 2006. Compilers: principles, techniques, and tools (chapter 9).
     """

@@ -19,6 +19,9 @@ class Bounds(NamedTuple):
     ``elbo`` and ``iwae`` estimate lower bounds of the log evidence without bias; ``importance`` is the log of
     the mean of all weights, a consistent estimate. ``pareto_k`` is the shape of the weights' upper tail:
     above 0.7 the importance estimate and its error are not to be trusted.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao & Gabry, 2024. Pareto smoothed importance sampling.
     """
 
     elbo: Tensor
@@ -88,7 +91,10 @@ def estimate(
         seed: of the draws, which all structures share.
 
     Returns:
-        :class:`Bounds`.
+        :class:`Bounds`, the same whatever ``chunk_size``.
+
+    References:
+        Burda, Grosse & Salakhutdinov, 2016. Importance weighted autoencoders.
     """
     dim = target.active.shape[-1]
     budget = schedule.chunk_size * max(schedule.num_particles, 8)

@@ -22,6 +22,17 @@ class Target(NamedTuple):
             ``+ log noise``) where the noise is a latent; the last latent is then ``log noise``. ``None``
             otherwise.
         learn_noise: the noise is a hyperparameter, one per structure, trained beside the guide.
+
+    References:
+        Graves, 2011. Practical variational inference for neural networks.
+
+    Example:
+        >>> y = torch.tensor([0.5, 1.0])
+        >>> target = Target(
+        ...     lambda u, noise, rows: -0.5 * (y - u).square().sum(-1), torch.ones(1, 1, dtype=torch.bool)
+        ... )
+        >>> target.num_weights
+        1
     """
 
     log_likelihood: LogLikelihood
@@ -46,6 +57,15 @@ def log_prior(target: Target, latents: Tensor, variance: Tensor, rows: Tensor) -
 
     Returns:
         ``(*draws, S')``.
+
+    References:
+        MacKay, 1994. Bayesian nonlinear modeling for the prediction competition.
+
+    Example:
+        >>> active = torch.tensor([[True, False]])
+        >>> target = Target(lambda u, noise, rows: u.sum(-1), active)
+        >>> log_prior(target, torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([0]))
+        tensor([-0.9189])
     """
     weights = target.num_weights
     active = target.active[rows, :weights]
@@ -66,8 +86,7 @@ def log_weight(
     rows: Tensor,
     power: float = 1.0,
 ) -> Tensor:
-    """Log importance weights ``β log p(y|u) + log p(u) − log q(u)`` of reparameterised draws ``u ~ q``, in
-    nats.
+    """Log importance weights ``β log p(y|u) + log p(u) − log q(u)`` of draws ``u ~ q``, in nats.
 
     Their mean is the (tempered) ELBO, the log of the mean of their exponentials an IWAE bound. The density of
     q is evaluated at stopped parameters: the gradient flows only through the draws, which leaves its
@@ -90,6 +109,15 @@ def log_weight(
         Roeder, Wu & Duvenaud, 2017. Sticking the landing: simple, lower-variance gradient estimators for
         variational inference.
         Burda, Grosse & Salakhutdinov, 2016. Importance weighted autoencoders.
+
+    Example:
+        >>> from evidentia.inference.structure.stacked_guide import MeanField
+        >>> active = torch.ones(1, 1, dtype=torch.bool)
+        >>> target = Target(lambda u, noise, rows: torch.zeros(u.shape[:-1]), active)
+        >>> theta = MeanField().initial(torch.zeros(1, 1), torch.ones(1, 1))  # q is the prior
+        >>> noise, variance = torch.randn(4, 1, 1), torch.ones(1, 1)
+        >>> bool(log_weight(target, MeanField(), theta, noise, variance, torch.tensor([0])).abs().max() < 1e-5)
+        True
     """
     log_noise: Tensor | None = None
     if target.learn_noise:

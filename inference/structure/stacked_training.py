@@ -72,6 +72,9 @@ def step(
 
     Returns:
         The next state (its ``generator`` field is refreshed only by :func:`train`).
+
+    References:
+        Kingma & Ba, 2015. Adam: a method for stochastic optimization.
     """
     draws = (schedule.num_particles, target.active.shape[-1])
     raw = torch.randn(draws, generator=generator, dtype=state.theta.dtype).to(state.theta.device)
@@ -103,6 +106,22 @@ def train(
 
     Returns:
         The state and why training ended: ``"num_steps"``, ``"tolerance"`` or ``"callback"``.
+
+    References:
+        Kingma & Ba, 2015. Adam: a method for stochastic optimization.
+
+    Example:
+        >>> from evidentia.inference.structure.stacked_guide import MeanField
+        >>> from evidentia.inference.structure.stacked_state import init
+        >>> y = torch.tensor([1.0, 1.2])
+        >>> target = Target(
+        ...     lambda u, noise, rows: -0.5 * (y - u).square().sum(-1), torch.ones(1, 1, dtype=torch.bool)
+        ... )
+        >>> theta = MeanField().initial(torch.zeros(1, 1), torch.ones(1, 1))
+        >>> start = init(theta, torch.ones(1, 1), seed=0)
+        >>> state, reason = train(target, MeanField(), Schedule(num_steps=300), start)
+        >>> reason, [round(float(value), 2) for value in MeanField().moments(state.theta, target.active)[0]]
+        ('num_steps', [0.73])
     """
     generator = torch.Generator()
     generator.set_state(state.generator)
