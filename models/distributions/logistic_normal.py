@@ -101,6 +101,10 @@ class LogisticNormal(TorchDistribution):
         """Log-density at ``value = log γ``, shape ``(*sample, *batch)``."""
         if self._validate_args:
             self._validate_sample(value)
+        if (
+            self.event_shape[0] == 1
+        ):  # a single point, which torch's normal law of dimension zero cannot score
+            return value[..., 0].expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape)) * 0
         return self.log_ratio.log_prob(value[..., :-1] - value[..., -1:])
 
 

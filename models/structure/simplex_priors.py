@@ -38,7 +38,7 @@ class GumbelSoftmax(StructurePrior):
     Args:
         temperature: τ > 0.
         concentration: s, one positive number per operation; ones when None; a ``Hyper`` is the ``pyro.param``
-            ``concentration/<edge>``.
+            ``concentration/<edge>`` of the model; ``log_mass`` is pure and uses its initial value.
 
     Raises:
         FamilyError: temperature not positive; at declaration of the edge, a wrong concentration.
@@ -94,7 +94,8 @@ class Dirichlet(StructurePrior):
 
     Args:
         temperature: τ > 0, multiplies the concentration.
-        concentration: s, one positive number per operation; ones when None; a ``Hyper`` is learned.
+        concentration: s, one positive number per operation; ones when None; a ``Hyper`` as in
+            `GumbelSoftmax`.
 
     Raises:
         FamilyError: temperature not positive; at declaration of the edge, a wrong concentration.

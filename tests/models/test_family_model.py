@@ -355,6 +355,22 @@ def test_nuts_without_data_keeps_the_prior_of_the_gates() -> None:
     assert abs(float(ratio.std()) / (torch.pi / 3**0.5 / 2) - 1) < 0.2
 
 
+@pytest.mark.parametrize("prior", [GumbelSoftmax(), Dirichlet(), LogisticNormal(), Categorical()], ids=repr)
+def test_an_edge_with_one_operation(prior) -> None:
+    x, y = data()
+    family = Family(2).edge("x", "f", domain=prior.domain, prior=prior, ops={"line": GLM()})
+    assert family.num_structures == 1
+    assert family.log_prior(family.vertices()).tolist() == [0.0]
+    model = family.model(likelihood=Gaussian(0.5))
+    trace = poutine.trace(model).get_trace(x, y)
+    assert trace.nodes["arch/x->f"]["value"].tolist() == [1.0]
+    assert float(trace.log_prob_sum(lambda n, _: n == "gamma/x->f")) == pytest.approx(0.0, abs=1e-12)
+    assert Predictive(model, num_samples=3, parallel=True)(x)["obs"].shape == (3, N)
+    mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=2, warmup_steps=2, disable_progbar=True)
+    mcmc.run(x, y)
+    assert mcmc.get_samples()["w/x->f/line/weight"].shape == (2, 2)
+
+
 @pytest.mark.parametrize("name", ["gumbel", "categorical", "beta_binomial"])
 def test_fixed_structure(name: str) -> None:
     x, y = data()
