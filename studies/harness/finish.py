@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evidentia.studies.harness import atomic, manifest, results
 from evidentia.studies.harness.claims import ClaimResult, check_claims, claims_exit_code
 from evidentia.studies.harness.errors import StorageError, StudyError
+from evidentia.studies.harness.point import isolated
+from evidentia.studies.harness.problem import build_problem, load_data
 from evidentia.studies.harness.verdict import Check, Verdict
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evidentia.studies.harness.result import Result
     from evidentia.studies.harness.run_folder import Status
     from evidentia.studies.harness.study import Study
+    from matplotlib.figure import Figure
 
 
 def finish(
@@ -104,11 +106,15 @@ def write_figures(folder: Path, study: Study, result: Result, notice: Callable[[
 
     A figure that cannot be drawn is a notice: it must not cost the numbers.
     """
+    from evidentia.studies.harness.figures import save_figure
+
     try:
-        figures = study.diagnose(result)
+        figures = dict(study.diagnose(result))
     except Exception as error:
         notice(f"no figures: {type(error).__name__}: {error}")
-        return
+        figures = {}
+    drawn = model_figure(folder, result.points, notice)
+    figures |= {} if drawn is None else {"model": drawn}
     if not figures:
         return
     from matplotlib import pyplot
@@ -116,17 +122,44 @@ def write_figures(folder: Path, study: Study, result: Result, notice: Callable[[
     atomic.make_folder(folder / "figures")
     for name, figure in figures.items():
         try:
-            stream = BytesIO()
-            # Software holds matplotlib's version; without it and a date the bytes depend on the drawing
-            # alone.
-            figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-            target = folder / "figures" / f"{results.safe_name(name, 'figure')}.png"
+            save_figure(figure, folder / "figures" / f"{results.safe_name(name, 'figure')}.png")
+        except StorageError:
+            raise
         except Exception as error:
             notice(f"figure {name!r} is left out: {type(error).__name__}: {error}")
-        else:
-            atomic.write_bytes(target, stream.getvalue())
         finally:
             pyplot.close(figure)
+
+
+def model_figure(folder: Path, points: Sequence[Point], notice: Callable[[str], object]) -> Figure | None:
+    """Write the graph of the first model as `model.dot`, and return its drawing, which needs no `dot`."""
+    point = next((each for each in points if each.model is not None), None)
+    if point is None:
+        return None
+    try:
+        graph = graph_of(point)
+        from evidentia.studies.harness.graph_figures import draw_graph
+        from evidentia.studies.harness.model_graph import dot_text
+
+        figure = draw_graph(graph, title=point.model.label if point.model else "")
+        text = dot_text(graph)
+    except Exception as error:
+        notice(f"no graph of the model: {type(error).__name__}: {error}")
+        return None
+    atomic.write_text(folder / "model.dot", text)
+    return figure
+
+
+def graph_of(point: Point) -> Any:
+    """Return the graph of a point's model: of its family where it has one, else of its sites."""
+    from evidentia.studies.harness.model_graph import family_graph, model_graph
+
+    with isolated(point.seed):
+        data = load_data(point.data)
+        model = build_problem(point, data).model
+        if hasattr(model, "family"):
+            return family_graph(model.family)
+        return model_graph(model, *((data.x,) if data.y is None else (data.x, data.y)))
 
 
 def write_report(folder: Path, notice: Callable[[str], object]) -> None:

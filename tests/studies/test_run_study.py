@@ -337,3 +337,77 @@ def test_metrics_and_rows_must_be_scalars(toy: ModuleType, registries) -> None:
     study = toy.study(toy.Config(steps=1)).replace(metrics=("vector",))
     with pytest.raises(StudyError, match="one number or text"):
         run_study(study)
+
+
+def line_model(data):
+    import pyro
+    from pyro.distributions import Normal
+
+    def model(x, y=None):
+        w = pyro.sample("w", Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("obs", Normal(w * x[:, 0], 1.0), obs=y)
+
+    return model
+
+
+def test_figures_graph_and_report_have_the_same_bytes_each_time(
+    toy: ModuleType, tmp_path: Path, registries, monkeypatch
+) -> None:
+    def plot(table):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2, 2))
+        figure.subplots().plot(table["width"], table["loss"])
+        return figure
+
+    models.add("line_model", line_model)
+    monkeypatch.setattr(toy, "plot", plot, raising=False)
+    study = toy.study(toy.Config(steps=2, widths=(1, 2))).replace(model="line_model")
+    made = []
+    for name in ("a", "b"):
+        recorder = Recorder()
+        assert run_study(study, out=tmp_path / name, reporter=recorder).exit_code == 0
+        assert recorder.notices == []
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name / "figures").iterdir()})
+    assert made[0].keys() == {"result.png", "model.png"}
+    assert made[0] == made[1]
+    dot = [(tmp_path / name / "model.dot").read_text() for name in ("a", "b")]
+    assert dot[0] == dot[1]
+    assert "obs" in dot[0]
+    report = (tmp_path / "a" / "report.html").read_bytes()
+    from evidentia.studies.harness.report import build_report
+
+    build_report(tmp_path / "a")
+    assert (tmp_path / "a" / "report.html").read_bytes() == report
+    assert differing(tmp_path / "a") == []
+
+
+def test_figure_that_fails_does_not_cost_the_numbers(toy: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    def plot(table):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(toy, "plot", plot, raising=False)
+    recorder = Recorder()
+    ended = run(toy, tmp_path / "run", reporter=recorder)
+    assert ended.exit_code == 0
+    assert is_done(tmp_path / "run")
+    assert any("no ink" in line for line in recorder.notices)
+
+
+def test_warnings_of_a_point_are_gathered(toy: ModuleType, tmp_path: Path, registries) -> None:
+    import warnings
+
+    def noisy(outcome, problem):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for number in range(5):
+                warnings.warn(f"did not converge {number % 1}", UserWarning, stacklevel=1)
+        return {}
+
+    metrics.add("noisy", noisy)
+    recorder = Recorder()
+    study = toy.study(toy.Config(steps=1)).replace(metrics=("noisy",))
+    run_study(study, out=tmp_path / "run", reporter=recorder)
+    (line,) = [text for text in recorder.notices if "converge" in text]
+    assert "UserWarning (5 times)" in line
