@@ -8,6 +8,7 @@ does not grow with K.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -166,6 +167,25 @@ def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
         size = torch.cat([size, size + width])
         done += width
     return Blocks(log_det, tree[0, 0], size)
+
+
+def bic_log_bayes_factor(data: Statistics, gates: Tensor) -> Tensor:
+    """Schwarz's approximation of the log Bayes factor against the empty model, (S, P) -> (S,) nats.
+
+    `−½ [n log(1 − R²) + k log n]`, an approximation with no prior behind it: never compare it with an
+    exact evidence.
+
+    References:
+        Schwarz, 1978. Estimating the dimension of a model.
+
+    Example:
+        >>> x = torch.tensor([[1.0], [-1.0], [2.0], [-2.0]], dtype=torch.float64)
+        >>> data = statistics(x, x[:, 0] + x[:, 0].square(), intercept=True)
+        >>> bic_log_bayes_factor(data, torch.ones(1, 1))
+        tensor([0.8013], dtype=torch.float64)
+    """
+    block = blocks(augment(data.gram, data.moment, data.energy), gates.double())
+    return -0.5 * (data.rows * (block.residual / data.energy).log() + block.size * math.log(data.rows))
 
 
 def _singular(columns: Sequence[int]) -> str:

@@ -1,107 +1,16 @@
-"""Conjugate priors on the weights and the noise of a linear model, each with its evidence per structure.
-
-With A the prior-plus-data precision of the active weights relative to the noise variance, every evidence
-here is
-
-    log p(y|S) = −½ [log det A_SS − log det Λ_SS] + ℓ(SS_S),      SS = y'y − b'A⁻¹b,
-
-where Λ is the prior precision, b = X'y, and ℓ integrates the noise out. An improper factor (flat intercept,
-p(σ²) = 1/σ²) is given the constant 1, the same for every structure and prior.
-"""
+"""Conjugate priors of linear models: the g-prior, independent normal weights, normal-inverse-gamma."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
+from evidentia.models.conjugate_prior import ConjugatePrior
+from evidentia.models.noise_law import NoiseLaw
 from torch import Tensor
-
-_LOG_2PI = math.log(2 * math.pi)
-
-
-class NoiseLaw(NamedTuple):
-    """Noise variance: known (`scale`) or InvGamma(`shape`, `rate`); shape = rate = 0 is p(σ²) = 1/σ²."""
-
-    scale: float | None = None
-    shape: float = 0.0
-    rate: float = 0.0
-
-    @property
-    def proper(self) -> bool:
-        """Whether the law integrates to one."""
-        return self.scale is not None or self.shape > 0
-
-    def log_marginal(self, residual: Tensor, degrees: float) -> Tensor:
-        """log ∫ (2πσ²)^(−m/2) exp(−residual/2σ²) p(σ²) dσ², in nats; m is `degrees`."""
-        if self.scale is not None:
-            return -0.5 * degrees * (_LOG_2PI + 2 * math.log(self.scale)) - residual / (2 * self.scale**2)
-        shape = self.shape + degrees / 2
-        if shape <= 0:
-            raise ValueError(
-                f"{degrees:g} degrees of freedom cannot identify an improper noise variance; "
-                "give more rows or a proper prior, e.g. noise_shape=0.5, noise_rate=0.5"
-            )
-        constant = math.lgamma(shape) - 0.5 * degrees * _LOG_2PI
-        if self.shape > 0:
-            constant += self.shape * math.log(self.rate) - math.lgamma(self.shape)
-        return constant - shape * (self.rate + residual / 2).log()
-
-
-class ConjugatePrior(ABC):
-    """A conjugate prior: how it scales columns, what it adds to the precision, how it sees the noise."""
-
-    intercept: bool
-
-    @property
-    @abstractmethod
-    def noise(self) -> NoiseLaw:
-        """The law of the noise variance."""
-
-    @abstractmethod
-    def resolve(self, rows: int) -> ConjugatePrior:
-        """The prior with everything that depends on the number of rows filled in."""
-
-    @abstractmethod
-    def column_scale(self, columns: int) -> Tensor:
-        """D (columns,): the weights are w = D v with v measured in noise units."""
-
-    @property
-    @abstractmethod
-    def ridge(self) -> float:
-        """Prior precision of v relative to the noise, as far as it is structure-independent (0 or 1)."""
-
-    @property
-    @abstractmethod
-    def shrinkage(self) -> float:
-        """c in E[v|y] = c A⁻¹Db: 1, or g/(1+g)."""
-
-    @abstractmethod
-    def penalty(self, block: Blocks) -> Tensor:
-        """½[log det A_SS − log det Λ_SS] from the blocks of `matrix`."""
-
-    def matrix(self, data: Statistics) -> Tensor:
-        """The augmented matrix (P+1, P+1) whose blocks give the evidence of all rows."""
-        scale = self.column_scale(data.moment.shape[0])
-        gram = scale[:, None] * data.gram * scale + self.ridge * torch.eye(len(scale), dtype=scale.dtype)
-        return augment(gram, scale * data.moment, data.energy)
-
-    def log_evidence(self, data: Statistics, block: Blocks) -> Tensor:
-        """log p(y|S) in nats, for the blocks of `matrix(data)`."""
-        fitted = self.shrinkage * (data.energy - block.residual)
-        return self._total(self.penalty(block), data.energy - fitted, data)
-
-    def log_evidence_part(self, part: Statistics, data: Statistics, gates: Tensor) -> Tensor:
-        """log evidence of `part` (some of the rows, or a tempered likelihood) under the prior of `data`."""
-        block = blocks(self.matrix(part), gates)
-        return self._total(self.penalty(block), block.residual, part)
-
-    def _total(self, penalty: Tensor, residual: Tensor, data: Statistics) -> Tensor:
-        flat = 0.5 * math.log(data.rows) if data.intercept else 0.0
-        return self.noise.log_marginal(residual, data.degrees) - penalty - flat
 
 
 @final

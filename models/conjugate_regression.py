@@ -9,10 +9,8 @@ from typing import NamedTuple, final
 
 import torch
 from evidentia.models.conjugate import Statistics, all_blocks, blocks, cholesky, chunks, statistics
-from evidentia.models.conjugate_priors import ConjugatePrior
+from evidentia.models.conjugate_prior import ConjugatePrior
 from torch import Tensor
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 class Weights(NamedTuple):
@@ -148,7 +146,8 @@ class ConjugateRegression:
             fitted, leverage = self._smoother(columns[part])
             leave = 1 - leverage - (1 / self.data.rows if self.data.intercept else 0.0)
             error = (self._centred_y - fitted) / leave
-            out.append(self._loo_density(error, leave))
+            total = ((error * leave) @ self._centred_y)[:, None]  # y'C⁻¹y
+            out.append(self.prior.noise.log_leave_one_out(error, leave, total, self.data.degrees))
         return torch.cat(out) if out else columns.new_zeros(0, self.y.shape[0])
 
     def sample_weights(self, gates: Tensor, generator: torch.Generator | None = None) -> Weights:
@@ -206,26 +205,6 @@ class ConjugateRegression:
         mean, factor = self._solve(columns)
         half = torch.linalg.solve_triangular(factor, columns[:, :, None] * scaled, upper=False)
         return (columns * mean) @ scaled, self.prior.shrinkage * half.square().sum(-2)
-
-    def _loo_density(self, error: Tensor, leave: Tensor) -> Tensor:
-        noise, degrees = self.prior.noise, self.data.degrees
-        if noise.scale is not None:
-            return -0.5 * (
-                _LOG_2PI + 2 * math.log(noise.scale) - leave.log() + leave * (error / noise.scale).square()
-            )
-        # SS = y'C⁻¹y, and (C⁻¹y)_i = error_i leave_i
-        total = ((error * leave) @ self._centred_y)[:, None]
-        shape = noise.shape + (degrees - 1) / 2
-        if shape <= 0:
-            raise ValueError(
-                f"leave-one-out needs more than {self.y.shape[0]} rows under an improper noise prior"
-            )
-        without = noise.rate + 0.5 * (total - leave * error.square())
-        scale2 = without / shape / leave
-        constant = math.lgamma(shape + 0.5) - math.lgamma(shape) - 0.5 * math.log(2 * math.pi * shape)
-        return (
-            constant - 0.5 * scale2.log() - (shape + 0.5) * torch.log1p(error.square() / (2 * shape * scale2))
-        )
 
     def _noise_posterior(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Shape and rate (S,) of σ² | y, γ under unknown noise."""

@@ -9,7 +9,7 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from evidentia.models.conjugate_priors import ConjugatePrior as ConjugatePrior
+from evidentia.models.conjugate_prior import ConjugatePrior as ConjugatePrior
 from evidentia.models.conjugate_priors import GPrior as GPrior
 from evidentia.models.conjugate_priors import NormalInverseGamma as NormalInverseGamma
 from evidentia.models.conjugate_priors import NormalPrior as NormalPrior

@@ -3,76 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, final
+from typing import Any
 
 import numpy as np
 import torch
 from evidentia.inference.evidence.log_evidence import Kind
-from evidentia.inference.mcmc.kernel import Kernel
 from evidentia.inference.structure.enumerate import linear_scores
-from evidentia.inference.structure.gibbs_target import (
-    CachedTarget,
-    ConjugateTarget,
-    GibbsTarget,
-    LogEvidenceFunction,
-)
-from evidentia.inference.structure.linear import family_of, linear_problem
+from evidentia.inference.structure.gibbs_step import GibbsState, dispersed, make_target, step
+from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget, LogEvidenceFunction
+from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
-from evidentia.inference.validate import check_data
-from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 from torch import Tensor
 
 Watcher = Callable[[int, Callable[[], dict[str, Tensor]]], bool | None]
-
-
-class GibbsState(NamedTuple):
-    """Everything a continuation needs: gates (chains, G), log joint, log evidence (chains,), generator state.
-
-    References:
-        George and McCulloch, 1997. Approaches for Bayesian variable selection.
-    """
-
-    position: Tensor
-    log_density: Tensor
-    log_evidence: Tensor
-    generator: Tensor
-
-
-class GibbsInfo(NamedTuple):
-    """Number of gates (or edges) that changed value, (chains,).
-
-    References:
-        George and McCulloch, 1997. Approaches for Bayesian variable selection.
-    """
-
-    changes: Tensor
-
-
-def init(gates: Tensor, target: GibbsTarget, family: Family, generator: Tensor) -> GibbsState:
-    """The state at `gates` (chains, G).
-
-    References:
-        George and McCulloch, 1997. Approaches for Bayesian variable selection.
-    """
-    gates = gates.double()
-    evidence = target.log_evidence(gates)
-    return GibbsState(gates, evidence + family.log_prior(gates), evidence, generator)
-
-
-def step(state: GibbsState, target: GibbsTarget, family: Family) -> tuple[GibbsState, GibbsInfo]:
-    """One sweep of every chain over all gates; pure up to the cache of `target`.
-
-    References:
-        George and McCulloch, 1997. Approaches for Bayesian variable selection.
-    """
-    generator = torch.Generator()
-    generator.set_state(state.generator)
-    swept = target.sweep(state.position, state.log_evidence, generator)
-    log_density = swept.log_evidence + family.log_prior(swept.gates)
-    return GibbsState(swept.gates, log_density, swept.log_evidence, generator.get_state()), GibbsInfo(
-        swept.changes
-    )
 
 
 def structure_gibbs(
@@ -135,7 +79,7 @@ def structure_gibbs(
     family = family_of(model)
     target, problem = make_target(model, x, y, log_evidence)
     if state is None:
-        now, done = _start(target, family, num_chains, seed, initial), 0
+        now, done = dispersed(target, family, num_chains, seed, initial), 0
         draws: list[Tensor] = []
     else:
         now, done, draws = _resume(target, family, state, num_chains)
@@ -172,49 +116,6 @@ def structure_gibbs(
         scores=linear_scores(problem, visited, conditional_rows) if problem is not None else None,
         state=snapshot(),
     )
-
-
-def make_target(
-    model: Any, x: Any, y: Any, log_evidence: LogEvidenceFunction | None = None
-) -> tuple[GibbsTarget, ConjugateRegression | None]:
-    """The fastest target for a model, and its conjugate problem if there is one.
-
-    Raises:
-        ValueError: bad data, or the model has no closed form and `log_evidence` is None.
-
-    References:
-        Andrieu and Roberts, 2009. The pseudo-marginal approach for efficient Monte Carlo computations.
-    """
-    family = family_of(model)
-    if log_evidence is not None:
-        check_data(x, y, family.inputs)
-        return CachedTarget(family, log_evidence), None
-    try:
-        problem = linear_problem(model, x, y)
-    except ValueError as error:
-        raise ValueError(
-            f"structure_gibbs: {error}; or pass log_evidence=, a function of the gates"
-        ) from error
-    (edge,) = family.edges
-    if edge.domain.is_cube and problem.widths == [1] * len(edge.ops):
-        return ConjugateTarget(problem, edge.prior), problem
-    return CachedTarget(family, problem.log_evidence), problem
-
-
-def _start(target: GibbsTarget, family: Family, chains: int, seed: int, initial: Tensor | None) -> GibbsState:
-    generator = torch.Generator().manual_seed(seed)
-    if initial is None:
-        parts = []
-        for edge in family.edges:
-            noise = torch.rand(chains, len(edge.ops), generator=generator)
-            best = torch.nn.functional.one_hot(noise.argmax(-1), len(edge.ops))
-            parts.append(noise > 0.5 if edge.domain.is_cube else best)
-        gates = torch.cat([part.double() for part in parts], -1)
-    else:
-        gates = torch.as_tensor(initial).double().expand(chains, family.num_gates).clone()
-        for row in gates:
-            family.structure(row)  # raises when the start is not a structure
-    return init(gates, target, family, generator.get_state())
 
 
 def _flatten(
@@ -254,90 +155,3 @@ def _unique(draws: Tensor) -> Tensor:
     flat = draws.reshape(-1, draws.shape[-1]).numpy()
     _, first = np.unique(np.packbits(flat, axis=1), axis=0, return_index=True)
     return torch.tensor(flat[np.sort(first)], dtype=torch.float64)
-
-
-def _data(x: Any, y: Any) -> tuple[Any, Any]:
-    return x, y
-
-
-@final
-class StructureGibbs(Kernel):
-    """Collapsed structure Gibbs under `pyro.infer.MCMC`; samples are the structure sites of the model.
-
-    Args:
-        model: as in `structure_gibbs`.
-        num_chains: batched inside; with one chain the samples have no chain dimension.
-        seed: of the sweeps.
-        log_evidence: for models without a closed form.
-
-    References:
-        George and McCulloch, 1997. Approaches for Bayesian variable selection.
-
-    Example:
-        >>> from evidentia.models.regression import NormalPrior, SubsetRegression
-        >>> from pyro.infer import MCMC
-        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
-        >>> kernel = StructureGibbs(SubsetRegression(["a", "b"], NormalPrior(noise_scale=0.5)))
-        >>> mcmc = MCMC(kernel, num_samples=20, warmup_steps=5, disable_progbar=True)
-        >>> mcmc.run(x, 2 * x[:, 0])
-        >>> sorted(mcmc.get_samples())
-        ['gamma/x->f/a', 'gamma/x->f/b']
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        *,
-        num_chains: int = 1,
-        seed: int = 0,
-        log_evidence: LogEvidenceFunction | None = None,
-    ) -> None:
-        super().__init__(model)
-        self.family = family_of(model)
-        self.num_chains = num_chains
-        self.seed = seed
-        self._function = log_evidence
-        self._target: GibbsTarget | None = None
-
-    @property
-    def target(self) -> GibbsTarget:
-        """What is swept; known after `setup`."""
-        if self._target is None:
-            raise ValueError("StructureGibbs: no data yet; run it with MCMC(kernel, ...).run(x, y)")
-        return self._target
-
-    def init(self, *args: Any, **kwargs: Any) -> GibbsState:
-        """Dispersed random structures."""
-        x, y = _data(*args, **kwargs)
-        self._target, _ = make_target(self.model, x, y, self._function)
-        return _start(self._target, self.family, self.num_chains, self.seed, None)
-
-    def step(self, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
-        """One sweep."""
-        return step(state, self.target, self.family)
-
-    def unpack(self, state: GibbsState) -> dict[str, Tensor]:
-        """Structure sites."""
-        sites: dict[str, Tensor] = {}
-        begin = 0
-        for edge in self.family.edges:
-            part = state.position[:, begin : begin + len(edge.ops)]
-            if edge.domain.is_cube:
-                sites |= {f"gamma/{edge.name}/{name}": part[:, i] for i, name in enumerate(edge.ops)}
-            else:
-                sites[f"gamma/{edge.name}"] = part.argmax(-1).double()
-            begin += len(edge.ops)
-        return {name: value[0] if self.num_chains == 1 else value for name, value in sites.items()}
-
-    def pack(self, state: GibbsState, params: dict[str, Tensor]) -> GibbsState:
-        """The state at given structure sites."""
-        parts = []
-        for edge in self.family.edges:
-            if edge.domain.is_cube:
-                columns = [params[f"gamma/{edge.name}/{name}"].reshape(self.num_chains) for name in edge.ops]
-                parts.append(torch.stack(columns, -1))
-            else:
-                index = params[f"gamma/{edge.name}"].reshape(self.num_chains).long()
-                parts.append(torch.nn.functional.one_hot(index, len(edge.ops)))
-        gates = torch.cat([part.double() for part in parts], -1)
-        return init(gates, self.target, self.family, state.generator)

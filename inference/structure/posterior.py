@@ -12,6 +12,7 @@ from evidentia.inference.evidence.comparison import Probabilities, posterior_pro
 from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind, log_evidence
 from evidentia.inference.structure.batch_means import batch_means_error
 from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.structure import Structure
 from torch import Tensor
@@ -233,13 +234,25 @@ class StructurePosterior:
 
         return to_idata(self, self.model, *args, **kwargs)
 
-    def export(self, structure: Any = None, **kwargs: Any) -> Any:
-        """The sub-model of one structure, the most probable when None; see `inference.structure.export`."""
+    def export(self, structure: Any = None, **options: Any) -> Any:
+        """The sub-model of one structure, the most probable when None; see `inference.structure.export`.
+
+        After "elbo", "iwae" or "importance" the exported guide starts from the trained one.
+
+        Raises:
+            ValueError: a SubsetRegression, whose sub-model needs no training.
+        """
         from evidentia.inference.structure.export import export
 
-        return export(
-            self.model, self.map if structure is None else self.family.structure(structure), **kwargs
-        )
+        chosen = self.map if structure is None else self.family.structure(structure)
+        if isinstance(self.model, SubsetRegression):
+            raise ValueError(
+                f"export: the posterior of {chosen.label!r} is known in closed form; use "
+                "posterior.problem.posterior_mean(gates) or sample_weights(model, x, y, gates)"
+            )
+        if self.network is not None:
+            options = {"guide": self.network} | options
+        return export(self.model, chosen, **options)
 
     def _top(self, top: int | None) -> Tensor:
         score = self.probability if self.draws is not None else self.log_evidence + self.log_prior

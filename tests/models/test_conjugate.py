@@ -5,7 +5,7 @@ import math
 import oracles
 import pytest
 import torch
-from evidentia.models.conjugate import all_blocks, augment, blocks, masked
+from evidentia.models.conjugate import all_blocks, augment, bic_log_bayes_factor, blocks, masked, statistics
 from evidentia.models.conjugate_priors import GPrior, NormalInverseGamma, NormalPrior
 from evidentia.models.conjugate_regression import ConjugateRegression, owners
 from sklearn.datasets import load_diabetes
@@ -130,6 +130,17 @@ def test_o20_log_bayes_factor_equals_its_closed_form(diabetes):
             / y.square().sum()
         )
         expected = (n - k - 1) / 2 * math.log1p(n) - (n - 1) / 2 * torch.log1p(n * (1 - r2))
+        assert float(value) == pytest.approx(float(expected), rel=1e-10, abs=1e-10)
+
+
+def test_bic_equals_its_formula(diabetes):
+    x, y = diabetes
+    gates = subsets(10)[[0, 1, 37, 334, 1023]]
+    got = bic_log_bayes_factor(statistics(x, y, intercept=True), gates)
+    for row, value in zip(gates, got, strict=True):
+        design = x[:, row.bool()]
+        rss = (y - design @ torch.linalg.lstsq(design, y[:, None]).solution[:, 0]).square().sum()
+        expected = -0.5 * (442 * math.log(rss / y.square().sum()) + row.sum() * math.log(442))
         assert float(value) == pytest.approx(float(expected), rel=1e-10, abs=1e-10)
 
 
@@ -301,7 +312,9 @@ def test_predictions_under_the_g_prior_shrink_least_squares(small):
 
 def test_a_student_t_with_one_row_left_is_refused():
     x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
-    with pytest.raises(ValueError, match="leave-one-out needs more than 2 rows"):
+    with pytest.raises(
+        ValueError, match="leave-one-out under an improper noise prior needs more than 1 degrees"
+    ):
         ConjugateRegression(GPrior(g=2.0), x, x[:, 0] + 1).log_predictive_loo(torch.zeros(1, 1))
 
 

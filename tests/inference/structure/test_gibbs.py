@@ -9,7 +9,9 @@ import torch
 from evidentia.inference.mcmc.kernel import Kernel
 from evidentia.inference.structure.batch_means import batch_means_error
 from evidentia.inference.structure.enumerate import enumerate_structures
-from evidentia.inference.structure.gibbs import StructureGibbs, init, make_target, step, structure_gibbs
+from evidentia.inference.structure.gibbs import structure_gibbs
+from evidentia.inference.structure.gibbs_kernel import StructureGibbs
+from evidentia.inference.structure.gibbs_step import init, make_target, step
 from evidentia.inference.structure.gibbs_target import CachedTarget, ConjugateTarget, prior_gain
 from evidentia.inference.structure.linear import predict
 from evidentia.inference.structure.tableau import flip, here, neighbours, start

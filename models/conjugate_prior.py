@@ -1,0 +1,73 @@
+"""What a conjugate prior on weights and noise must say, and the evidence that follows from it.
+
+With A the prior-plus-data precision of the active weights relative to the noise variance, every evidence
+here is
+
+    log p(y|S) = −½ [log det A_SS − log det Λ_SS] + ℓ(SS_S),      SS = y'y − b'A⁻¹b,
+
+where Λ is the prior precision, b = X'y, and ℓ integrates the noise out. An improper factor (flat intercept,
+p(σ²) = 1/σ²) is given the constant 1, the same for every structure and prior.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
+from evidentia.models.noise_law import NoiseLaw
+from torch import Tensor
+
+
+class ConjugatePrior(ABC):
+    """A conjugate prior: how it scales columns, what it adds to the precision, how it sees the noise."""
+
+    intercept: bool
+
+    @property
+    @abstractmethod
+    def noise(self) -> NoiseLaw:
+        """The law of the noise variance."""
+
+    @abstractmethod
+    def resolve(self, rows: int) -> ConjugatePrior:
+        """The prior with everything that depends on the number of rows filled in."""
+
+    @abstractmethod
+    def column_scale(self, columns: int) -> Tensor:
+        """D (columns,): the weights are w = D v with v measured in noise units."""
+
+    @property
+    @abstractmethod
+    def ridge(self) -> float:
+        """Prior precision of v relative to the noise, as far as it is structure-independent (0 or 1)."""
+
+    @property
+    @abstractmethod
+    def shrinkage(self) -> float:
+        """c in E[v|y] = c A⁻¹Db: 1, or g/(1+g)."""
+
+    @abstractmethod
+    def penalty(self, block: Blocks) -> Tensor:
+        """½[log det A_SS − log det Λ_SS] from the blocks of `matrix`."""
+
+    def matrix(self, data: Statistics) -> Tensor:
+        """The augmented matrix (P+1, P+1) whose blocks give the evidence of all rows."""
+        scale = self.column_scale(data.moment.shape[0])
+        gram = scale[:, None] * data.gram * scale + self.ridge * torch.eye(len(scale), dtype=scale.dtype)
+        return augment(gram, scale * data.moment, data.energy)
+
+    def log_evidence(self, data: Statistics, block: Blocks) -> Tensor:
+        """log p(y|S) in nats, for the blocks of `matrix(data)`."""
+        fitted = self.shrinkage * (data.energy - block.residual)
+        return self._total(self.penalty(block), data.energy - fitted, data)
+
+    def log_evidence_part(self, part: Statistics, data: Statistics, gates: Tensor) -> Tensor:
+        """log evidence of `part` (some of the rows, or a tempered likelihood) under the prior of `data`."""
+        block = blocks(self.matrix(part), gates)
+        return self._total(self.penalty(block), block.residual, part)
+
+    def _total(self, penalty: Tensor, residual: Tensor, data: Statistics) -> Tensor:
+        flat = 0.5 * math.log(data.rows) if data.intercept else 0.0
+        return self.noise.log_marginal(residual, data.degrees) - penalty - flat
