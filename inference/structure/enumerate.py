@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from evidentia.inference.evidence.log_evidence import Kind
 from evidentia.inference.structure.linear import family_of, linear_problem
-from evidentia.inference.structure.posterior import Scores, StructurePosterior
+from evidentia.inference.structure.posterior import StructurePosterior
+from evidentia.inference.structure.scores import linear_scores
 from evidentia.inference.validate import check_data
 from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
@@ -105,40 +105,6 @@ def _exact(problem: ConjugateRegression, family: Family, gates: Tensor, chunk_si
 
 def _log_prior(family: Family, gates: Tensor) -> Tensor:
     return torch.cat([family.log_prior(part.double()) for part in gates.split(2**16)])
-
-
-def linear_scores(
-    problem: ConjugateRegression, gates: Tensor, rows: int | None = None
-) -> Callable[[Tensor], Scores] | None:
-    """Exact conditional log evidence and leave-one-out elpd of chosen rows of `gates`; None with fewer
-    than 4 data.
-
-    References:
-        Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
-        likelihood, and generalization.
-
-    Example:
-        >>> from evidentia.models.conjugate_priors import NormalPrior
-        >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64)
-        >>> scores = linear_scores(ConjugateRegression(NormalPrior(), x, x[:, 0]), torch.ones(1, 1))
-        >>> scores(torch.tensor([0])).elpd_loo.shape
-        torch.Size([1])
-    """
-    count = problem.y.shape[0]
-    if count < 4:
-        return None
-    split = count // 2 if rows is None else rows
-
-    def scores(index: Tensor) -> Scores:
-        chosen = gates[index].double()
-        elpd, error = [], []
-        for part in chosen.split(1024):
-            pointwise = problem.log_predictive_loo(part)
-            elpd.append(pointwise.sum(-1))
-            error.append((count * pointwise.var(-1)).sqrt())
-        return Scores(problem.log_evidence_conditional(chosen, split), torch.cat(elpd), torch.cat(error))
-
-    return scores
 
 
 def _networks(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from evidentia.inference.evidence.log_evidence import Kind
-from evidentia.inference.structure.enumerate import linear_scores
 from evidentia.inference.structure.gibbs_step import GibbsState, dispersed, make_target, step
 from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget, LogEvidenceFunction
 from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
+from evidentia.inference.structure.scores import linear_scores
 from evidentia.models.structure.family import Family
 from torch import Tensor
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from evidentia.inference.evidence.comparison import Probabilities, posterior_probabilities
 from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind, log_evidence
 from evidentia.inference.structure.batch_means import batch_means_error
+from evidentia.inference.structure.scores import Scores
 from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
@@ -19,22 +20,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Scores(NamedTuple):
-    """Predictive scores per structure, nats per data set: conditional log evidence, LOO elpd and its SE,
-    each (S,).
-
-    References:
-        Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
-        likelihood, and generalization.
-        Vehtari, Gelman and Gabry, 2017. Practical Bayesian model evaluation using leave-one-out
-        cross-validation.
-    """
-
-    conditional_log_evidence: Tensor
-    elpd_loo: Tensor
-    elpd_loo_se: Tensor
 
 
 @final
