@@ -6,6 +6,7 @@ from typing import final
 import torch
 from evidentia.models.likelihood import Likelihood
 from evidentia.models.structure import evaluate as _evaluate
+from evidentia.models.structure.arguments import check_gates, check_inputs, check_weights
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.declare import declare_edge
 from evidentia.models.structure.errors import FamilyError
@@ -263,29 +264,11 @@ class Family:
             FamilyError: wrong number of columns or gates, or a weight that is missing or of the wrong shape.
         """
         plan = self.check()
-        self._check_arguments(plan, x, gates, weights)
+        check_inputs("family", x, len(self.inputs))
+        check_gates("family", gates, self.num_gates)
+        check_weights("family", weights, plan.weight_shapes)
         by_name = {name: gates[..., i] for i, name in enumerate(self.gate_names)}
         return _evaluate.evaluate(plan, self._aggregates, x, by_name, weights)
-
-    def _check_arguments(self, plan: Plan, x: Tensor, gates: Tensor, weights: Mapping[str, Tensor]) -> None:
-        if x.ndim < 2 or x.shape[-1] != len(self.inputs):
-            raise FamilyError(
-                f"family: argument 'x' has shape {tuple(x.shape)}, expected (n, {len(self.inputs)}). Give "
-                "one row per observation and one column per input."
-            )
-        if gates.ndim < 1 or gates.shape[-1] != self.num_gates:
-            raise FamilyError(
-                f"family: argument 'gates' has shape {tuple(gates.shape)}, expected (*batch, "
-                f"{self.num_gates})."
-            )
-        for name, shape in plan.weight_shapes.items():
-            if name not in weights:
-                raise FamilyError(f"family: the weight {name!r} of shape {tuple(shape)} is missing.")
-            got = weights[name].shape
-            if got[len(got) - len(shape) :] != shape:
-                raise FamilyError(
-                    f"family: the weight {name!r} has shape {tuple(got)}, expected (*batch, *{tuple(shape)})."
-                )
 
     def design(self, x: Tensor) -> Design:
         """The family as a linear model: ``apply = matrix @ (γ[gate] w)``, for conjugate inference.

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Likelihood
+from evidentia.models.structure.arguments import check_gates, check_inputs, check_weights
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.evaluate import evaluate, live_ops
 from evidentia.models.structure.structure import Structure
@@ -203,7 +204,8 @@ class FamilyModel(PyroModule):
                     "log_likelihood: argument 'gates' is needed, because the structure is not fixed."
                 )
             gates = self.structure.gates.to(dtype=x.dtype, device=x.device)
-        self._check_weights(weights)
+        check_gates("model", gates, self.family.num_gates)
+        check_weights("model", weights, self.weight_shapes)
         value = self._value(x, gates, weights)
         return self.likelihood.distribution(value, noise, validate_args=False).log_prob(y)
 
@@ -220,7 +222,7 @@ class FamilyModel(PyroModule):
         Raises:
             FamilyError: a weight is missing, unknown, or of the wrong shape.
         """
-        self._check_weights(weights)
+        check_weights("model", weights, self.weight_shapes)
         extra = set(weights) - set(self._weights)
         if extra:
             raise FamilyError(f"log_weight_prior: the model has no weights {sorted(extra)}.")
@@ -230,23 +232,8 @@ class FamilyModel(PyroModule):
             total = total + self.weight_prior.log_prior(weights[name], shape, variance)
         return total
 
-    def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, (_, shape) in self._weights.items():
-            if name not in weights:
-                raise FamilyError(f"model: the weight {name!r} of shape {tuple(shape)} is missing.")
-            got = weights[name].shape
-            if got[len(got) - len(shape) :] != shape:
-                raise FamilyError(
-                    f"model: the weight {name!r} has shape {tuple(got)}, expected (*batch, *{tuple(shape)})."
-                )
-
     def _check_data(self, x: Tensor, y: Tensor | None) -> None:
-        num_inputs = len(self.family.inputs)
-        if x.ndim != 2 or x.shape[-1] != num_inputs:
-            raise FamilyError(
-                f"model: argument 'x' has shape {tuple(x.shape)}, expected (n, {num_inputs}). Give one row "
-                "per observation and one column per input."
-            )
+        check_inputs("model", x, len(self.family.inputs))
         if y is not None:
             expected = self.likelihood.response_shape(x.shape[0], self._plan.widths[self._plan.output])
             if y.shape != expected:

@@ -1,7 +1,8 @@
 """Priors on the simplex and on its vertices: one operation, or a convex mixture."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from evidentia.models.distributions.logistic_normal import argmax_probability
 from evidentia.models.hyper import Hyper
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.prior import StructurePrior, positive_temperature, weights_of
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 Weights = Sequence[float] | Tensor | Hyper | None
@@ -23,14 +25,53 @@ def _one_hot_log_mass(gates: Tensor, log_probs: Tensor) -> Tensor:
     return torch.where(gates > 0, log_probs, torch.zeros_like(log_probs)).sum(-1)
 
 
-def _concentration(prior: Any, edge: str, num_ops: int, like: Tensor) -> Tensor:
-    if isinstance(prior.concentration, Hyper):
-        return prior.concentration.param(f"concentration/{edge}", like)
-    return weights_of(f"edge {edge!r}", "concentration", prior.concentration, num_ops, like)
+class Concentrated(StructurePrior):
+    """A relaxed prior with a temperature and one concentration ``s_l`` per operation; abstract.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
+    """
+
+    domain = "simplex"
+
+    def __init__(self, temperature: float = 1.0, concentration: Weights = None) -> None:
+        self.temperature = positive_temperature(type(self).__name__, temperature)
+        self.concentration = concentration
+
+    @property
+    def hyper(self) -> dict[str, Hyper]:
+        """``{"concentration": s}`` when s is learned."""
+        return {"concentration": self.concentration} if isinstance(self.concentration, Hyper) else {}
+
+    def check(self, owner: str, num_ops: int) -> None:
+        """The concentration has one positive number per operation."""
+        weights_of(owner, "concentration", self.concentration, num_ops)
+
+    def vertex_log_mass(self, gates: Tensor) -> Tensor:
+        """``log(s_l/Σs)``."""
+        weights = weights_of(type(self).__name__, "concentration", self.concentration, gates.shape[-1])
+        return _one_hot_log_mass(gates, (weights / weights.sum()).log())
+
+    def current(self, edge: str, num_ops: int, like: Tensor) -> Tensor:
+        """The concentration ``(K,)`` inside a Pyro model: fixed, or the param ``concentration/<edge>``."""
+        if isinstance(self.concentration, Hyper):
+            return self.concentration.param(f"concentration/{edge}", like).expand(num_ops)
+        return weights_of(f"edge {edge!r}", "concentration", self.concentration, num_ops, like)
+
+    @abstractmethod
+    def law(self, edge: str, num_ops: int, like: Tensor) -> TorchDistribution:
+        """The law of ``log γ`` inside a Pyro model, with the dtype of ``like``."""
+
+    def sample(self, edge: str, ops: Sequence[str], like: Tensor) -> Tensor:
+        """``exp`` of the site ``gamma/<edge>``."""
+        return pyro.sample(f"gamma/{edge}", self.law(edge, len(ops), like)).exp()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(temperature={self.temperature}, concentration={self.concentration})"
 
 
 @final
-class GumbelSoftmax(StructurePrior):
+class GumbelSoftmax(Concentrated):
     """``γ = softmax((log s + G)/τ)`` on the simplex; site ``gamma/<edge>`` holds ``log γ``.
 
     The mass of vertex l is ``s_l/Σs``: exact for the rounded law at every temperature.
@@ -52,41 +93,14 @@ class GumbelSoftmax(StructurePrior):
         Maddison, Mnih & Teh, 2017. The Concrete distribution.
     """
 
-    domain = "simplex"
-
-    def __init__(self, temperature: float = 1.0, concentration: Weights = None) -> None:
-        self.temperature = positive_temperature("GumbelSoftmax", temperature)
-        self.concentration = concentration
-
-    @property
-    def hyper(self) -> dict[str, Hyper]:
-        """``{"concentration": s}`` when s is learned."""
-        return {"concentration": self.concentration} if isinstance(self.concentration, Hyper) else {}
-
-    def check(self, owner: str, num_ops: int) -> None:
-        """The concentration has one positive number per operation."""
-        weights_of(owner, "concentration", self.concentration, num_ops)
-
-    def vertex_log_mass(self, gates: Tensor) -> Tensor:
-        """``log(s_l/Σs)``."""
-        weights = weights_of("GumbelSoftmax", "concentration", self.concentration, gates.shape[-1])
-        return _one_hot_log_mass(gates, (weights / weights.sum()).log())
-
     def law(self, edge: str, num_ops: int, like: Tensor) -> LogGumbelSoftmax:
         """The law of ``log γ`` inside a Pyro model, with the dtype of ``like``."""
-        logits = _concentration(self, edge, num_ops, like).log()
+        logits = self.current(edge, num_ops, like).log()
         return LogGumbelSoftmax(logits.new_tensor(self.temperature), logits)
-
-    def sample(self, edge: str, ops: Sequence[str], like: Tensor) -> Tensor:
-        """``exp`` of the site ``gamma/<edge>``."""
-        return pyro.sample(f"gamma/{edge}", self.law(edge, len(ops), like)).exp()
-
-    def __repr__(self) -> str:
-        return f"GumbelSoftmax(temperature={self.temperature}, concentration={self.concentration})"
 
 
 @final
-class Dirichlet(StructurePrior):
+class Dirichlet(Concentrated):
     """``γ ~ Dirichlet(τ s)`` on the simplex; site ``gamma/<edge>`` holds ``log γ``, support log-simplex.
 
     The mean is ``π = s/Σs`` and the variance ``π(1-π)/(τ Σs + 1)``: one-hot for τ → 0, and π (not the centre)
@@ -109,36 +123,9 @@ class Dirichlet(StructurePrior):
         Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
 
-    domain = "simplex"
-
-    def __init__(self, temperature: float = 1.0, concentration: Weights = None) -> None:
-        self.temperature = positive_temperature("Dirichlet", temperature)
-        self.concentration = concentration
-
-    @property
-    def hyper(self) -> dict[str, Hyper]:
-        """``{"concentration": s}`` when s is learned."""
-        return {"concentration": self.concentration} if isinstance(self.concentration, Hyper) else {}
-
-    def check(self, owner: str, num_ops: int) -> None:
-        """The concentration has one positive number per operation."""
-        weights_of(owner, "concentration", self.concentration, num_ops)
-
-    def vertex_log_mass(self, gates: Tensor) -> Tensor:
-        """``log(s_l/Σs)``."""
-        weights = weights_of("Dirichlet", "concentration", self.concentration, gates.shape[-1])
-        return _one_hot_log_mass(gates, (weights / weights.sum()).log())
-
     def law(self, edge: str, num_ops: int, like: Tensor) -> LogDirichlet:
         """The law of ``log γ`` inside a Pyro model, with the dtype of ``like``."""
-        return LogDirichlet(self.temperature * _concentration(self, edge, num_ops, like))
-
-    def sample(self, edge: str, ops: Sequence[str], like: Tensor) -> Tensor:
-        """``exp`` of the site ``gamma/<edge>``."""
-        return pyro.sample(f"gamma/{edge}", self.law(edge, len(ops), like)).exp()
-
-    def __repr__(self) -> str:
-        return f"Dirichlet(temperature={self.temperature}, concentration={self.concentration})"
+        return LogDirichlet(self.temperature * self.current(edge, num_ops, like))
 
 
 @final

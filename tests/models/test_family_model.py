@@ -448,6 +448,13 @@ def test_learned_noise_and_concentration_are_parameters() -> None:
     assert before != after
 
 
+def test_one_learned_concentration_for_all_operations() -> None:
+    family = Family(2).edge("x", "f", prior=Dirichlet(0.5, Hyper(2.0)), ops={"a": GLM(), "b": Constant()})
+    trace = poutine.trace(family.model(likelihood=Gaussian(0.3))).get_trace(data()[0])
+    assert trace.nodes["concentration/x->f"]["value"].shape == ()
+    assert trace.nodes["gamma/x->f"]["fn"].concentration.tolist() == [1.0, 1.0]
+
+
 def test_minibatches_scale_the_likelihood() -> None:
     x, y = data()
     model = network("gumbel").model(likelihood=Gaussian(0.3))
@@ -505,6 +512,8 @@ def test_wrong_data_is_named() -> None:
         model(x, y[:, None])
     with pytest.raises(FamilyError, match="weight 'x->h/wide/weight' of shape"):
         model.log_likelihood(x, y, gates, {})
+    with pytest.raises(FamilyError, match=r"'gates' has shape \(3,\), expected \(\*batch, 4\)"):
+        model.log_likelihood(x, y, gates[:3], {})
     with pytest.raises(FamilyError, match="'gates' is needed"):
         model.log_likelihood(x, y, None, {})
     weights = {k: torch.zeros(s) for k, s in model.weight_shapes.items()}
