@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evidentia.studies.harness.errors import StudyError, shorten
+from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.points import Ref
 from evidentia.studies.harness.registry import datasets
 
@@ -220,15 +220,3 @@ def standardise(values: "NDArray[Any]", names: Sequence[str]) -> "NDArray[Any]":
     for index in map(int, numpy.flatnonzero(scale <= _SAME * numpy.maximum(1.0, numpy.abs(values).max(0)))):
         raise StudyError(f"column {names[index]!r} is constant and cannot be standardised. Leave it out.")
     return centred / scale
-
-
-def describe(data: Dataset) -> str:
-    """One line about a data set for headers.
-
-    Example:
-        >>> import numpy
-        >>> describe(make_dataset(numpy.eye(2), None, ["a", "b"]))
-        '2 rows, 2 columns, sha256 ...'
-    """
-    held_out = "" if data.test_x is None else f" and {data.test_x.shape[0]} held out"
-    return f"{data.x.shape[0]} rows{held_out}, {data.x.shape[1]} columns, sha256 {shorten(data.sha256)[1:9]}"

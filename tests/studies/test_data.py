@@ -13,7 +13,6 @@ from evidentia.studies.harness import table_file
 from evidentia.studies.harness.data import (
     Dataset,
     check_rows,
-    describe,
     load_dataset,
     make_dataset,
     standardise,
@@ -132,7 +131,6 @@ def test_the_digest_changes_with_every_part():
     ]
     assert len({base.sha256, *(other.sha256 for other in others)}) == 6
     assert base.sha256 == make_dataset(numpy.asfortranarray(x), y.astype(int), ("a", "b", "c")).sha256
-    assert describe(base) == f"3 rows, 3 columns, sha256 {base.sha256[:8]}"
 
 
 def test_a_dataset_does_not_share_memory_with_what_it_was_made_of():
