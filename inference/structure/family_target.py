@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, final
 
 import torch
-from evidentia.inference.structure.stacked_target import Target
+from evidentia.inference.structure.stacked_target import LogLikelihood, Target
 from evidentia.models.hyper import Hyper
 from evidentia.models.structure.evaluate import live_ops
 from evidentia.models.structure.model import FamilyModel
@@ -78,18 +78,41 @@ def family_target(model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor, *, le
     active = live[:, vector.owners(model.family.gate_names).to(live.device)]
     scale = getattr(model.likelihood, "scale", None)
     prior = scale if hasattr(scale, "log_prob") else None
-    fixed = x.new_tensor(float(scale.value)) if isinstance(scale, Hyper) else None
     if prior is not None:
         active = torch.cat([active, active.new_ones(len(active), 1)], -1)
 
+    pointwise = pointwise_log_likelihood(model, x, y, gates)
+
     def log_likelihood(latents: Tensor, log_noise: Tensor | None, rows: Tensor) -> Tensor:
-        batch = latents.shape[:-1]
-        noise = fixed if log_noise is None else log_noise.exp().expand(batch)
-        own = gates[rows].expand(*batch, -1)
-        return model.log_likelihood(x, y, own, vector.split(latents), noise).sum(-1)
+        return pointwise(latents, log_noise, rows).sum(-1)
 
     def log_noise_prior(log_noise: Tensor) -> Tensor:
         # + log noise: the Jacobian of the exponential.
         return torch.as_tensor(prior.log_prob(log_noise.exp())) + log_noise  # type: ignore[union-attr]
 
     return Target(log_likelihood, active, None if prior is None else log_noise_prior, learn_noise)
+
+
+def pointwise_log_likelihood(model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor) -> LogLikelihood:
+    """``log p(y_i | u)`` per datum, ``(latents (*draws, S', D), log_noise, rows (S',)) -> (*draws, S', n)``.
+
+    Args:
+        model: the family's model.
+        x: inputs ``(n, d)``.
+        y: response.
+        gates: structures, ``(S, num_gates)``.
+
+    References:
+        Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
+    """
+    vector = WeightVector(model.weight_shapes)
+    scale = getattr(model.likelihood, "scale", None)
+    fixed = x.new_tensor(float(scale.value)) if isinstance(scale, Hyper) else None
+
+    def log_likelihood(latents: Tensor, log_noise: Tensor | None, rows: Tensor) -> Tensor:
+        batch = latents.shape[:-1]
+        noise = fixed if log_noise is None else log_noise.exp().expand(batch)
+        own = gates[rows].expand(*batch, -1)
+        return model.log_likelihood(x, y, own, vector.split(latents), noise)
+
+    return log_likelihood

@@ -115,8 +115,8 @@ def log_weight(
         >>> active = torch.ones(1, 1, dtype=torch.bool)
         >>> target = Target(lambda u, noise, rows: torch.zeros(u.shape[:-1]), active)
         >>> theta = MeanField().initial(torch.zeros(1, 1), torch.ones(1, 1))  # q is the prior
-        >>> noise, variance = torch.randn(4, 1, 1), torch.ones(1, 1)
-        >>> bool(log_weight(target, MeanField(), theta, noise, variance, torch.tensor([0])).abs().max() < 1e-5)
+        >>> noise, variance, rows = torch.randn(4, 1, 1), torch.ones(1, 1), torch.tensor([0])
+        >>> bool(log_weight(target, MeanField(), theta, noise, variance, rows).abs().max() < 1e-5)
         True
     """
     log_noise: Tensor | None = None
