@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from evidentia.inference.draw_layout import inspect_model
 from evidentia.inference.idata_groups import Group, Groups, Request, sampled_groups
+from evidentia.inference.network_draws import lift_noise, network_weights
 from evidentia.inference.structure.linear import sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
 from torch import Tensor
@@ -32,7 +34,7 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
         seed: seed of the draws.
 
     Raises:
-        ValueError: the model has no exact draws of its weights.
+        ValueError: there are neither exact draws of the weights nor guides to draw them from.
 
     References:
         Hoeting, Madigan, Raftery, Volinsky, 1999, Bayesian model averaging: a tutorial.
@@ -44,7 +46,9 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
     # A stream of its own: with the seed of the structures the weights would depend on which structure was
     # drawn.
     weights_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-    weights = sample_weights(request.model, x, y, gates.reshape(-1, width), weights_seed)
+    request = replace(request, model=lift_noise(posterior, request.model, torch.as_tensor(x)))
+    draw = sample_weights if posterior.problem is not None else partial(network_weights, posterior)
+    weights = draw(posterior.model or request.model, x, y, gates.reshape(-1, width), weights_seed)
     weights = {name: value.to(torch.as_tensor(x).dtype) if value.is_floating_point() else value
                for name, value in weights.items()}  # fmt: skip
     samples = {name: value.reshape(chains, count, *value.shape[1:]) for name, value in weights.items()}
@@ -108,7 +112,9 @@ def _one_gate_variable(group: Group, posterior: StructurePosterior, names: list[
             del group.variables[name]
     if parts and sum(part[1].shape[-1] for part in parts) == len(names):
         joined = torch.cat([torch.as_tensor(part[1]) for part in parts], -1)
-        group.variables["gate"] = (("chain", "draw", "gate_name"), joined.to(torch.int8).numpy())
+        vertices = bool(((joined == 0) | (joined == 1)).all())
+        joined = joined.to(torch.int8) if vertices else joined
+        group.variables["gate"] = (("chain", "draw", "gate_name"), joined.numpy())
 
 
 def _table(posterior: StructurePosterior, rank: Tensor) -> Group:

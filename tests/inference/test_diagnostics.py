@@ -13,9 +13,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from evidentia.inference import diagnostics
+from evidentia.inference.draw_layout import inspect_model
 from evidentia.inference.fit import fit
 from evidentia.inference.guide_draws import guide_draws
-from evidentia.inference.log_likelihood import log_likelihood
+from evidentia.inference.log_likelihood import log_likelihood, shaped
 from evidentia.inference.mcmc.nuts import nuts
 from evidentia.models.conjugate_priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
@@ -102,6 +103,52 @@ def test_as_many_draws_and_features_as_data_cannot_fool_the_shape_check() -> Non
         found = log_likelihood(model, {"b": draws}, x, y, notice=lambda text: None)["obs"]
         expected = dist.Normal(draws @ x.T, 0.3).log_prob(y).double()
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_two_draws_of_two_features_of_two_rows_are_told_apart_by_their_values() -> None:
+    # `x @ b` of draws (2, 2) is a (2, 2) array with the draws in the wrong place: its shape is right.
+    x, y, draws = (
+        torch.tensor([[1.0, 2.0], [-1.0, 0.5]]),
+        torch.zeros(2),
+        torch.tensor([[1.0, 0.0], [3.0, 1.0]]),
+    )
+
+    def model(x, y):
+        b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", 2):
+            pyro.sample("obs", dist.Normal(x @ b, 1.0), obs=y)
+
+    found = log_likelihood(model, {"b": draws}, x, y, notice=lambda text: None)["obs"]
+    assert torch.allclose(found, dist.Normal(draws @ x.T, 1.0).log_prob(y).double(), atol=1e-5)
+
+
+def test_a_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        shaped(torch.zeros(4, 4, 3), (4, 3), "obs")
+    with pytest.raises(ValueError, match="expected"):
+        shaped(torch.zeros(3, 4), (4, 3), "obs")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_models_that_vectorise_run_a_handful_of_times(form: str) -> None:
+    calls = []
+
+    def counted(x, y=None):
+        calls.append(1)
+        return FORMS[form](x, y)
+
+    log_likelihood(counted, {"b": torch.randn(100, 3)}, X, Y, notice=lambda text: None)
+    assert (len(calls) > 100) == (form == "matmul")
+    calls.clear()
+    guide = AutoNormal(FORMS[form])
+    guide(X, Y)
+    drawn = guide_draws(counted, guide, inspect_model(FORMS[form], (X, Y)), (X, Y), num_draws=100)
+    assert (len(calls) > 50) == (form != "plain")
+    alone = [
+        pyro.poutine.trace(pyro.condition(FORMS[form], {"b": b})).get_trace(X, Y).log_prob_sum()
+        for b in drawn.samples["b"][:3]
+    ]
+    assert torch.allclose(drawn.log_joint[:3], torch.stack(alone).double(), rtol=1e-4)
 
 
 def test_the_notice_goes_to_the_logger(caplog) -> None:
@@ -302,8 +349,6 @@ def test_a_point_guide_and_a_guide_that_lacks_a_site() -> None:
     result = fitted(compact, AutoDelta)
     idata = diagnostics.to_idata(result, compact, X, Y, num_draws=10, prior_draws=5)
     assert diagnostics.pareto_k(idata) == -math.inf
-    from evidentia.inference.draw_layout import inspect_model
-
     with pytest.raises(ValueError, match=r"no site \['b'\]"):
         guide_draws(compact, lambda x, y: None, inspect_model(compact, (X, Y)), (X, Y))
 
@@ -375,33 +420,84 @@ def test_structures_are_named_coordinates_with_joint_draws(how: str, prior, tmp_
     assert diagnostics.load(tmp_path / "x.nc")["structures"].identical(table)
 
 
+def weak() -> tuple[torch.Tensor, torch.Tensor]:
+    """Data that leave the structure open."""
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(15, 3, generator=generator, dtype=torch.float64)
+    return x, x @ torch.tensor([0.6, -0.3, 0.1], dtype=torch.float64) + torch.randn(
+        15, generator=generator, dtype=torch.float64
+    )
+
+
 @pytest.mark.statistical
 def test_averaged_over_structures_the_draws_predict_the_exact_loo() -> None:
     from evidentia.inference.structure.enumerate import enumerate_structures
 
-    x, y = X.double(), Y.double()
-    model = subset(NormalPrior(1.0, noise_scale=0.3))
+    x, y = weak()
+    model = subset(NormalPrior(1.0, noise_scale=1.0))
     posterior = enumerate_structures(model, x, y)
+    assert float(posterior.probability.max()) < 0.6
     idata = diagnostics.to_idata(posterior, model, x, y, num_draws=4000, prior_draws=5)
-    # Exact leave-one-out of the averaged model: p(y_i | y_-i) = 1 / E[1 / p(y_i | w, structure)].
+    # Every draw's log likelihood belongs to its own structure and weights.
+    gate, weight = idata.posterior["gate"].values[0], idata.posterior["w.x->f"].values[0]
+    mean = torch.as_tensor(gate * weight) @ x.T
+    expected = dist.Normal(mean, 1.0).log_prob(y).numpy()
+    assert np.allclose(idata.log_likelihood["obs"].values[0], expected)
+    frequency = torch.as_tensor(gate).double().mean(0)
+    inclusion = torch.tensor(posterior.inclusion()["probability"].tolist(), dtype=torch.float64)
+    assert bool(((frequency - inclusion).abs() < 4.5 * (inclusion * (1 - inclusion) / 4000).sqrt()).all())
+    # Given its structure a weight follows the conjugate posterior.
+    full = torch.eye(3, dtype=torch.float64) + x.T @ x
+    own = weight[gate.sum(1) == 3]
+    error = full.inverse().diag().div(len(own)).sqrt().numpy()
+    assert (abs(own.mean(0) - torch.linalg.solve(full, x.T @ y).numpy()) < 4.5 * error).all()
+    # Exact leave-one-out of the averaged model: p(y_i | y_-i) = p(y) / p(y_-i).
     exact_loo = 0.0
+    whole = (posterior.log_evidence + posterior.log_prior).logsumexp(0)
     for i in range(len(y)):
         keep = torch.arange(len(y)) != i
         left = enumerate_structures(model, x[keep], y[keep], conditional=False)
-        whole = posterior.log_evidence + posterior.log_prior
-        part = left.log_evidence + left.log_prior
-        exact_loo += float(whole.logsumexp(0) - part.logsumexp(0))
-    assert float(diagnostics.loo(idata).elpd_loo) == pytest.approx(exact_loo, abs=0.5)
+        exact_loo += float(whole - (left.log_evidence + left.log_prior).logsumexp(0))
+    assert float(diagnostics.loo(idata).elpd_loo) == pytest.approx(exact_loo, abs=0.15)
 
 
-def test_weights_do_not_depend_on_which_structure_was_drawn_through_the_seed() -> None:
+@pytest.mark.parametrize(
+    ("domain", "noise", "guide"),
+    [
+        ("simplex_vertex", "fixed", "mean_field"),
+        ("simplex", "learned", "full_covariance"),
+        ("cube_vertex", "latent", "mean_field"),
+        ("cube", "latent", "full_covariance"),
+    ],
+)
+def test_networks_draw_their_weights_from_the_guide_of_the_structure(domain, noise, guide) -> None:
     from evidentia.inference.structure.enumerate import enumerate_structures
+    from evidentia.models.hyper import Hyper
+    from evidentia.models.likelihood import Gaussian
+    from evidentia.models.structure.family import Family
+    from evidentia.models.structure.ops import GLM, Constant
+    from evidentia.models.structure.weights import ARD
 
-    x, y = X.double(), Y.double()
-    posterior = enumerate_structures(subset(NormalPrior(1.0, noise_scale=3.0)), x, y)
-    idata = diagnostics.to_idata(posterior, posterior.model, x, y, num_draws=3000, prior_draws=5)
-    gate, weight = idata.posterior["gate"].values[0], idata.posterior["w.x->f"].values[0]
-    # The weight of a closed gate is a draw from its prior N(0, 1), whatever the other gates are.
-    closed = weight[gate[:, 0] == 0, 0]
-    assert abs(closed.mean()) < 4.5 / len(closed) ** 0.5
-    assert abs(closed.var() - 1) < 4.5 * (2 / len(closed)) ** 0.5
+    scale = {"fixed": 0.3, "learned": Hyper(0.3), "latent": dist.LogNormal(-1.0, 0.3)}[noise]
+    ops = {"flat": Constant(), "line": GLM(activation="tanh")}
+    family = Family(3).edge("x", "f", ops=ops, domain=domain)
+    model = family.model(likelihood=Gaussian(scale), weight_prior=ARD(1.0))
+    posterior = enumerate_structures(
+        model, X, Y, evidence="elbo", guide=guide, num_steps=100, evidence_particles=5, evidence_batches=4
+    )
+    idata = diagnostics.to_idata(posterior, model, X, Y, num_draws=400, prior_draws=8)
+    assert set(idata.groups()) == MANDATORY | {"structures"}
+    values = {name: torch.as_tensor(v.values[0].astype(float)) for name, v in idata.posterior.items()}
+    gate, flat, line = values["gate"], values["w.x->f.flat.weight"], values["w.x->f.line.weight"]
+    mean = gate[:, :1] * flat + gate[:, 1:] * (line @ X.double().T).tanh()
+    assert ("noise" in values) == (noise != "fixed")
+    sd = values.get("noise", torch.full((400,), 0.3, dtype=torch.float64))[:, None]
+    expected = dist.Normal(mean, sd).log_prob(Y.double())
+    assert np.allclose(idata.log_likelihood["obs"].values[0], expected.numpy(), rtol=1e-3, atol=1e-3)
+    # The weights of one structure have the moments of its guide.
+    row = int(posterior.probability.argmax())
+    own = (gate == posterior.gates[row]).all(1)
+    loc, spread = posterior.network.weights(row)["x->f/line/weight"]
+    error = spread.double() / float(own.sum()) ** 0.5
+    assert bool(((line[own].mean(0) - loc.double()).abs() < 4.5 * error).all())
+    assert torch.allclose(line[own].std(0), spread.double(), rtol=0.4)
