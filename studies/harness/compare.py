@@ -157,6 +157,12 @@ def rankable(entries: Sequence[Entry], warnings: list[str]) -> set[str]:
         warnings.append(f"no evidence for {', '.join(lost)}: not part of the probabilities")
     kinds = sorted({entry.kind for entry in known})
     best = [entry for entry in known if entry.kind in RANKED]
+    loose = [entry.name for entry in known if entry.pointwise is not None and entry.pointwise.improper]
+    if loose and len(loose) < len(known):
+        warnings.append(
+            f"the prior of {', '.join(loose)} is improper: its evidence has an arbitrary constant, "
+            "and says nothing beside models whose prior is another"
+        )
     if best:
         if len({entry.kind for entry in best}) > 1:
             warnings.append("exact values and consistent estimates are ranked together; mind the errors")

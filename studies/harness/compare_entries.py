@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -41,7 +41,9 @@ def read_entries(folder: Path, several: bool) -> list[Entry]:
         raise StudyError(f"compare: {folder} has no finished point. Finish the run with --resume first")
     named = len(points) > 1 or single
     return [
-        entry for point in points for entry in point_entries(run, point, _name(run, point, named, several))
+        entry
+        for point in points
+        for entry in point_entries(run, point, _name(run, point, named, several), several or len(points) > 1)
     ]
 
 
@@ -51,8 +53,11 @@ def _name(run: RunView, point: PointView, named: bool, several: bool) -> str:
     return f"{run.name}: {point.label}" if several else point.label
 
 
-def point_entries(run: RunView, point: PointView, name: str) -> list[Entry]:
-    """One entry per row of the point's metrics; LOO from its draws where there are any."""
+def point_entries(run: RunView, point: PointView, name: str, collapse: bool) -> list[Entry]:
+    """One entry per row of the point's metrics, or one for the whole family of structures.
+
+    LOO comes from the draws of the point where there are any.
+    """
     changed = point.changed()
     if changed:
         raise StudyError(
@@ -62,9 +67,14 @@ def point_entries(run: RunView, point: PointView, name: str) -> list[Entry]:
     metrics = point.metrics()
     if metrics is None or not len(metrics):
         raise StudyError(f"compare: {point.folder} has no rows in metrics.csv")
-    path = point.draws() if len(metrics) == 1 else None
+    rows: list[dict[str, Any]] = [
+        {str(key): value for key, value in row.items()} for row in metrics.to_dict("records")
+    ]
+    whole = family_evidence(rows) if collapse and len(rows) > 1 else None
+    if whole is not None:
+        rows = [{"seconds": rows[0].get("seconds"), **whole}]
+    path = point.draws() if len(rows) == 1 else None
     pointwise = None if path is None else read_pointwise(path)
-    rows = metrics.to_dict("records")
     entries = []
     for row in rows:
         label = f"{name}: {row['structure']}" if len(rows) > 1 and "structure" in row else name
@@ -86,6 +96,40 @@ def point_entries(run: RunView, point: PointView, name: str) -> list[Entry]:
             )
         )
     return entries
+
+
+def family_evidence(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any] | None:
+    """Log evidence of a family from any structure of it, by `log p(y) = l_k + a_k − log P_k`.
+
+    The most probable structure is taken, since its P_k has the smallest relative error. With errors s_j of
+    the log evidences, `SE = √(Σ_j P_j² s_j²)`; with exact ones and P_k from draws, `SE = SE(P_k) / P_k`.
+
+    Returns:
+        None where the rows are no posterior over structures, or their kinds are mixed.
+
+    References:
+        Marginal likelihood from the Gibbs output (Chib, 1995).
+
+    Example:
+        >>> rows = [{"log_evidence": -1.0, "log_prior": math.log(0.5), "probability": 0.75, "kind": "exact"},
+        ...         {"log_evidence": -2.0, "log_prior": math.log(0.5), "probability": 0.25, "kind": "exact"}]
+        >>> round(family_evidence(rows)["log_evidence"], 4) == round(-1 + math.log(0.5 / 0.75), 4)
+        True
+    """
+    best = max(rows, key=lambda row: _number(row, "probability", default=-1.0))
+    probability = _number(best, "probability")
+    value = _number(best, "log_evidence") + _number(best, "log_prior") - math.log(probability or math.nan)
+    kinds = {str(row.get("kind", "")) for row in rows}
+    if math.isnan(value) or len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    spread = math.hypot(
+        *(_number(r, "probability", default=0.0) * _number(r, "standard_error", default=0.0) for r in rows)
+    )
+    if spread == 0:
+        spread = _number(best, "probability_se", default=0.0) / probability
+        kind = "consistent estimate" if spread > 0 and kind == "exact" else kind
+    return {"log_evidence": value, "standard_error": spread, "kind": kind}
 
 
 def _number(row: Mapping[Any, Any], *names: str, default: float = math.nan) -> float:

@@ -23,13 +23,15 @@ __all__ = ["Pointwise", "elpd_difference", "elpd_total", "read_pointwise", "stac
 class Pointwise(NamedTuple):
     """LOO of one fit, one entry per observation: log predictive density (nats) and k-hat.
 
-    `dims` are the names of the likelihood's dimensions, `shape` their sizes.
+    `dims` are the names of the likelihood's dimensions, `shape` their sizes; `improper` tells that the prior
+    of the fit has no density, so that its evidence has an arbitrary constant.
     """
 
     elpd: Floats
     pareto_k: Floats
     dims: tuple[str, ...]
     shape: tuple[int, ...]
+    improper: bool = False
 
 
 def elpd_total(elpd: Floats) -> tuple[float, float]:
@@ -110,4 +112,5 @@ def read_pointwise(path: Path) -> Pointwise | None:
         np.asarray(score.pareto_k, dtype=float).ravel(),
         tuple(map(str, sample)),
         tuple(values.sizes[dim] for dim in sample),
+        str(idata.log_likelihood.attrs.get("prior", "")).startswith("improper"),
     )

@@ -130,6 +130,15 @@ def test_loo_differences_have_the_error_of_the_pointwise_differences():
     assert any("a: k-hat > 0.7 for 200 observations" in line for line in warnings)
 
 
+def test_an_improper_prior_beside_a_proper_one_is_a_warning():
+    loose = pointwise([-1.0, -2.0])._replace(improper=True)
+    firm = pointwise([-1.5, -2.0])
+    _, warnings = compare_entries([entry("a", -1.0, pointwise=loose), entry("b", -2.0, pointwise=firm)])
+    assert any("the prior of a is improper" in line for line in warnings)
+    _, warnings = compare_entries([entry("a", -1.0, pointwise=loose), entry("b", -2.0, pointwise=loose)])
+    assert warnings == ()
+
+
 def test_stacking_agrees_with_a_grid_search():
     rng = np.random.default_rng(1)
     scores = np.log(rng.uniform(0.05, 1.0, size=(2, 300)))

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from evidentia.studies.harness import manifest
 from evidentia.studies.harness.compare import compare_runs, comparison
+from evidentia.studies.harness.compare_entries import family_evidence
 from evidentia.studies.harness.errors import StudyError
 
 
@@ -60,6 +61,52 @@ def test_the_points_of_one_run_and_single_points(tmp_path):
     assert set(table["model"]) == {f"prior = {prior}" for prior in fake_run.PRIORS}
     points = sorted((run / "points").iterdir())
     assert len(comparison(points[:2]).table) == 2
+
+
+def posterior_rows(values, priors, errors=0.0, **columns):
+    joint = np.array(values) + np.log(priors)
+    probability = np.exp(joint - np.logaddexp.reduce(joint))
+    return pd.DataFrame(
+        {
+            "structure": [f"s{i}" for i in range(len(values))],
+            "log_evidence": values,
+            "standard_error": errors,
+            "kind": "exact",
+            "log_prior": np.log(priors),
+            "probability": probability,
+            **columns,
+        }
+    )
+
+
+def test_a_family_is_one_model_among_several_and_its_structures_when_alone(tmp_path):
+    left, right = one(tmp_path / "left", -100.0), one(tmp_path / "right", -101.0)
+    values, priors = [-100.0, -101.0, -104.0], [0.5, 0.25, 0.25]
+    metrics = left / "points" / f"{0:012x}" / "metrics.csv"
+    rows = posterior_rows(values, priors).assign(point=f"{0:012x}", seconds=2.0)
+    rows.iloc[:2].to_csv(metrics, index=False)  # the top of the table is enough
+    table = comparison([left, right]).table.set_index("model")
+    exact = np.logaddexp.reduce(np.array(values) + np.log(priors))
+    assert table.loc["structure-diabetes/left", "log_evidence"] == pytest.approx(exact, abs=1e-12)
+    assert table.loc["structure-diabetes/left", "kind"] == "exact"
+    assert comparison([left]).table["model"].tolist() == [f"structure-diabetes/left: s{i}" for i in (0, 1)]
+
+
+def test_the_error_of_a_family_is_that_of_its_structures_or_of_the_draws():
+    rows = posterior_rows([-1.0, -1.5], [0.5, 0.5], errors=[0.1, 0.2], kind="consistent estimate")
+    p = rows["probability"].to_numpy()
+    whole = family_evidence(rows.to_dict("records"))
+    assert whole["standard_error"] == pytest.approx(np.hypot(p[0] * 0.1, p[1] * 0.2))
+    noise = np.random.default_rng(0).standard_normal((100_000, 2)) * [0.1, 0.2]
+    simulated = np.logaddexp.reduce(np.array([-1.0, -1.5]) + noise, axis=1).std()
+    assert whole["standard_error"] == pytest.approx(simulated, rel=0.03)
+    drawn = posterior_rows([-1.0, -1.5], [0.5, 0.5], probability_se=0.01)
+    whole = family_evidence(drawn.to_dict("records"))
+    assert whole["standard_error"] == pytest.approx(0.01 / p[0])
+    assert whole["kind"] == "consistent estimate"
+    mixed = drawn.assign(kind=["exact", "lower bound"]).to_dict("records")
+    assert family_evidence(mixed) is None
+    assert family_evidence([{"log_evidence": 1.0}, {"log_evidence": 2.0}]) is None
 
 
 def test_unfinished_points_are_left_out(tmp_path):
