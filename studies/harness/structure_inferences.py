@@ -18,18 +18,34 @@ __all__ = ["EnumerateParams", "GibbsParams", "enumerate", "structure_gibbs"]
 
 
 class EnumerateParams(Frozen):
-    """Parameters of `enumerate`; those after `top` are for networks (`evidence` other than "exact")."""
+    """Parameters of `enumerate`; those from `guide` on are for networks (`evidence` other than "exact")."""
 
     evidence: Literal["exact", "elbo", "iwae", "importance"] = "exact"
     conditional: bool = True
     max_structures: int = Field(default=2**20, ge=1)
-    top: int = Field(default=50, ge=1, description="rows of the table that are kept")
+    rows: int = Field(default=5, ge=1, description="structures that get a row of the result")
+    top: int = Field(default=50, ge=1, description="structures in the table of the point")
     num_draws: int = Field(default=1000, ge=2)
+    guide: Literal["mean_field", "full_covariance"] = "mean_field"
+    prior_weight: float = Field(
+        default=1.0, gt=0, description="λ: weight of the prior against the likelihood"
+    )
     num_steps: int = Field(default=2000, ge=1)
     num_particles: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=0.05, gt=0)
     evidence_particles: int = Field(default=100, ge=1)
     evidence_batches: int = Field(default=20, ge=2)
+
+
+NETWORK_PARAMS = (
+    "guide",
+    "prior_weight",
+    "num_steps",
+    "num_particles",
+    "learning_rate",
+    "evidence_particles",
+    "evidence_batches",
+)
 
 
 class GibbsParams(Frozen):
@@ -38,7 +54,8 @@ class GibbsParams(Frozen):
     num_sweeps: int = Field(default=2000, ge=1)
     warmup_sweeps: int = Field(default=200, ge=0)
     num_chains: int = Field(default=4, ge=1)
-    top: int = Field(default=50, ge=1, description="rows of the table that are kept")
+    rows: int = Field(default=1, ge=1, description="structures that get a row of the result")
+    top: int = Field(default=50, ge=1, description="structures in the table of the point")
 
 
 def enumerate(problem: Problem, params: Mapping[str, Any], context: Context) -> Outcome:
@@ -55,13 +72,12 @@ def enumerate(problem: Problem, params: Mapping[str, Any], context: Context) -> 
     if options.evidence == "exact":
         keywords["conditional"] = options.conditional
     else:
-        for name in ("num_steps", "num_particles", "learning_rate", "evidence_particles", "evidence_batches"):
-            keywords[name] = getattr(options, name)
+        keywords |= {name: getattr(options, name) for name in NETWORK_PARAMS}
         keywords |= {"seed": context.seed, "callback": _watch_training(context)}
         keywords["state"] = context.resumed_state()
     data = problem.data
     posterior = enumerate_structures(problem.model, data.x, data.y, **keywords)
-    return _outcome(problem, context, posterior, options.top, options.num_draws)
+    return _outcome(problem, context, posterior, options, options.num_draws)
 
 
 def _watch_training(context: Context) -> Any:
@@ -114,20 +130,23 @@ def structure_gibbs(problem: Problem, params: Mapping[str, Any], context: Contex
         state=context.resumed_state(),
         callback=watch,
     )
-    return _outcome(problem, context, posterior, options.top, 2)
+    return _outcome(problem, context, posterior, options, 2)
 
 
 def _outcome(
-    problem: Problem, context: Context, posterior: StructurePosterior, top: int, num_draws: int
+    problem: Problem,
+    context: Context,
+    posterior: StructurePosterior,
+    options: EnumerateParams | GibbsParams,
+    num_draws: int,
 ) -> Outcome:
     """Rows, tables, draws and checks of a posterior over structures."""
     from evidentia.inference import diagnostics
-    from evidentia.studies.harness.inferences import attributes, predictive_scores
+    from evidentia.studies.harness.inferences import attributes, double_precision, predictive_scores
 
-    table = posterior.table(top=top)
-    tables = {"structures": table, "inclusion": posterior.inclusion()}
-    idata, checks = None, []
-    if posterior.problem is not None:
+    table = posterior.table(top=options.top)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    with double_precision():
         idata = diagnostics.to_idata(
             posterior,
             problem.model,
@@ -137,11 +156,29 @@ def _outcome(
             seed=context.seed,
             attrs=attributes(problem, context),
         )
-        checks.append(predictive_scores(idata)[1])
-    if posterior.draws is not None and idata is not None:
+    checks = [predictive_scores(idata)[1]]
+    if posterior.draws is not None:
         checks += [check(each.name, each.value, each.site) for each in diagnostics.mcmc_checks(idata)]
-    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    return Outcome(rows=rows, idata=idata, tables=tables, checks=checks, extra={"posterior": posterior})
+    if posterior.network is not None:
+        checks += _tail_checks(posterior)
+    rows = [
+        {str(key): value for key, value in row.items()} for row in table.head(options.rows).to_dict("records")
+    ]
+    return Outcome(
+        rows=rows,
+        idata=idata,
+        tables={"structures": table, "inclusion": posterior.inclusion()},
+        checks=checks,
+        extra={"posterior": posterior},
+    )
+
+
+def _tail_checks(posterior: StructurePosterior) -> list[Any]:
+    """The worst Pareto k of the importance weights among the structures that matter, with its name."""
+    k = dict(zip(posterior.network.labels, posterior.network.pareto_k.tolist(), strict=True))
+    likely = [posterior.family.label(gates) for gates in posterior.gates[posterior.probability > 0.01]]
+    worst = max(likely, key=lambda label: k[label])
+    return [check("k_hat", k[worst], worst)]
 
 
 enumerate.parameters = EnumerateParams  # type: ignore[attr-defined]
