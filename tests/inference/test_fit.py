@@ -496,3 +496,29 @@ def test_betas_are_a_tuple_again() -> None:
     assert isinstance(two.param_groups[0]["betas"], tuple)
     with pytest.raises(ValueError, match="groups"):
         load_optimiser(torch.optim.Adam([weight, weight.clone().detach()]), flatten_optimiser(one, ["a/b"]))
+
+
+def test_a_skipped_step_leaves_running_statistics_as_they_were() -> None:
+    class Normed(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x, y=None):
+            with pyro.plate("data", len(x)):
+                pyro.sample("obs", dist.Normal(self.norm(x).sum(-1), 1.0), obs=y)
+
+    x, y = data()
+    bad = x.clone()
+    bad[2, 1] = math.nan
+    net, given = Normed(), iter([(x, y), (bad, y), (x, y)])
+    states: list = []
+    result = fit(
+        (net, nothing), num_steps=3, nan="skip", batches=lambda: next(given), checkpoint_every=1,
+        callbacks=[Checkpoints(states)],
+    )  # fmt: skip
+    assert result.skipped == 1
+    name = "buffer/model/norm.running_mean"
+    assert torch.equal(states[0][name], states[1][name])
+    assert bool(torch.isfinite(result.state[name]).all())
+    assert not torch.equal(states[1][name], states[2][name])
