@@ -105,6 +105,7 @@ def plot_simplex(
     log_density: Callable[[NDArray[np.float64]], ArrayLike] | None = None,
     title: str = "",
     axes: Axes | None = None,
+    color: str | None = None,
 ) -> Figure:
     """Draws and a density on the triangle of three-way mixtures.
 
@@ -117,6 +118,7 @@ def plot_simplex(
         log_density: log density of γ, from (m, 3) to (m,).
         title: shown above.
         axes: draw into these axes, for a grid of triangles.
+        color: of the dots; grey on white, and one that stands out on a density, if none is given.
 
     Raises:
         ValueError: not three labels, or points that do not lie on the simplex.
@@ -134,9 +136,10 @@ def plot_simplex(
         if log_density is not None:
             _draw_density(axes, log_density)
         if drawn is not None:
-            _draw_points(axes, drawn)
+            _draw_points(axes, drawn, color or (MUTED if log_density is None else COLOURS[1]))
         if title:
-            axes.set_title(title, loc="center")
+            # Plain and small: beside other triangles there is little room.
+            axes.set_title(title, loc="center", fontsize=8.5, fontweight="normal")
         made = axes.get_figure(root=True)
     if made is None:
         raise ValueError("plot_simplex: the axes belong to no figure")
@@ -198,11 +201,11 @@ def _draw_density(axes: Axes, log_density: Callable[[NDArray[np.float64]], Array
     axes.tricontourf(Triangulation(x, y), shown, levels=16, cmap="Blues", zorder=1)
 
 
-def _draw_points(axes: Axes, points: NDArray[np.float64]) -> None:
+def _draw_points(axes: Axes, points: NDArray[np.float64], color: str) -> None:
     import numpy as np
 
     x, y = (points @ np.array(CORNERS)).T
     if len(points) <= 500:
-        axes.scatter(x, y, s=9, color=COLOURS[1], alpha=0.55, linewidths=0, zorder=2)
+        axes.scatter(x, y, s=9, color=color, alpha=0.5, linewidths=0, zorder=2)
     else:
         axes.hexbin(x, y, gridsize=36, extent=(0, 1, 0, 0.87), mincnt=1, bins="log", cmap="Blues", zorder=2)

@@ -33,7 +33,9 @@ def plot_model_graph(model: Callable[..., Any], *args: Any, title: str = "", **k
 
 def plot_family(family: Any, *, title: str = "") -> Figure:
     """The graph of a family of models; each edge shows its alternative operations and its domain."""
-    return draw_graph(family_graph(family), title=title)
+    graph = family_graph(family)
+    told = [f"from {a} to {b}: {label.replace(chr(10), ', ')}" for a, b, label in graph.edges]
+    return draw_graph(graph, title=title, caption=f"The family of models. Choices {'; '.join(told)}.")
 
 
 @final
@@ -110,8 +112,8 @@ def _clear(nodes: dict[str, tuple[float, float]], parent: str, child: str, width
     return True
 
 
-def draw_graph(graph: Graph, *, title: str = "") -> Figure:
-    """Draw a graph; layers run downwards.
+def draw_graph(graph: Graph, *, title: str = "", caption: str = "") -> Figure:
+    """Draw a graph; layers run downwards. The caption lists the nodes if none is given.
 
     Raises:
         ValueError: the graph has no node.
@@ -126,12 +128,14 @@ def draw_graph(graph: Graph, *, title: str = "") -> Figure:
     bottom = min(y for _, y in corners) - HEIGHT / 2 - pad
     top = max(y for _, y in corners) + HEIGHT / 2 + pad
     shrink = min(1.0, 10.0 / (INCHES * (right - left)))
-    kinds = ", ".join(f"{node.name} ({node.kind})" for node in graph.nodes[:30])
+    if not caption:
+        caption = f"Graph of {', '.join(f'{node.name} ({node.kind})' for node in graph.nodes[:30])}."
     with style():
         figure = new_figure(
-            shrink * INCHES * (right - left),
+            # Wide enough for the title, in bold of ten points.
+            max(shrink * INCHES * (right - left), 0.09 * len(title) + 0.2 if title else 0.0),
             shrink * INCHES * (top - bottom) + (0.3 if title else 0.0),
-            f"Graph of {kinds}.",
+            caption,
         )
         axes = figure.add_subplot()
         axes.set_axis_off()
@@ -148,7 +152,7 @@ def draw_graph(graph: Graph, *, title: str = "") -> Figure:
         for node in graph.nodes:
             _node(axes, node, plan, shrink)
         if title:
-            axes.set_title(title)
+            figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 

@@ -123,7 +123,8 @@ def family_graph(family: Any) -> Graph:
         source, target = str(edge.name).split("->", 1)
         for name in (source, target):
             nodes.setdefault(name, Node(name, "", "node"))
-        domain = str(getattr(edge, "domain", "")).replace("_", " ")
+        domain = getattr(edge, "domain", "")
+        domain = str(getattr(domain, "name", domain)).replace("_", " ")
         ops = list(edge.ops)
         listed = " | ".join(map(str, ops[:6])) + (f" | …\xa0{len(ops) - 6}\xa0more" if len(ops) > 6 else "")
         edges.append((source, target, f"{listed}\n{domain}".strip()))

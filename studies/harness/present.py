@@ -33,7 +33,7 @@ LABELS: dict[str, str] = {
 }
 
 NATS = re.compile(r"(^|_)(evidence|elbo|iwae|bound|elpd|delta|nats|log_prior|loss|lp)(_|$)")
-PROBABILITY = re.compile(r"(^|_)(probability|prob|weight|inclusion|accuracy|fraction|coverage)(_|$)")
+PROBABILITY = re.compile(r"^weight$|(^|_)(probability|prob|inclusion|accuracy|fraction|coverage)(_|$)")
 SIGN = {"lower bound": "≥ ", "upper bound": "≤ "}
 
 
@@ -153,6 +153,8 @@ def show_error(column: str, spread: float) -> str:
     places = decimals(column, spread)
     if places is None:
         return f"{spread:.2g}"
+    if spread < 1e-4:
+        return "<0.0001"
     return f"{spread:.{places}f}" if spread >= 10**-places else f"{spread:#.2g}"
 
 

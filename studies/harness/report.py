@@ -29,7 +29,7 @@ from evidentia.studies.harness.report_tables import (
     table_views,
 )
 from evidentia.studies.harness.status import planned_points
-from evidentia.studies.harness.verdict import failed_checks
+from evidentia.studies.harness.verdict import worst_checks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,8 @@ def page(run: RunView) -> dict[str, Any]:
         "inclusion": combined,
         "sections": list(sections(points, tables, told)),
         "hidden_points": max(len(points) - POINTS, 0),
-        "attention": [(point.label, check) for point, check in checks if check in failed_checks([check])],
+        "attention": [item.sentence(count) for item, count in worst_checks(each for _, each in checks)],
+        "num_failed": sum(not check.passed for _, check in checks),
         "checks": checks_view(checks),
         "num_checks": len(checks),
         "settings": list(flatten({k: v for k, v in run.config.items() if k not in TOLD})),

@@ -14,7 +14,7 @@ from evidentia.studies.harness.verdict import RULES, Check
 if TYPE_CHECKING:
     import pandas as pd
 
-TOP, METRIC_ROWS, SIDE_BY_SIDE = 10, 40, 6
+TOP, METRIC_ROWS, SIDE_BY_SIDE = 10, 26, 6
 SHOWN_FIRST = (
     "structure",
     "op",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from evidentia.studies.harness.claims import ClaimResult
 
-__all__ = ["RULES", "Check", "Rule", "Verdict", "check", "failed_checks"]
+__all__ = ["RULES", "Check", "Rule", "Verdict", "check", "failed_checks", "worst_checks"]
 
 Value = float | int | str
 
@@ -66,8 +66,12 @@ class Check(NamedTuple):
         defaults = {"name": "?", "value": "", "threshold": "", "passed": False}
         return cls(**{**defaults, **known})
 
-    def sentence(self) -> str:
-        """The warning as one line: title, value, limit, culprit, remedy."""
+    def sentence(self, count: int = 1) -> str:
+        """The warning as one line: title, value, limit, culprit, remedy.
+
+        Args:
+            count: how many checks of this name failed, this being the worst of them.
+        """
         rule = RULES.get(self.name)
         title = rule.title if rule else self.name.replace("_", " ")
         place = f" at {self.site}" if self.site else ""
@@ -75,7 +79,8 @@ class Check(NamedTuple):
         limit = f" (limit {rule.relation} {self.threshold})" if rule and rule.relation != "is not" else ""
         if rule and rule.relation == "is not":
             limit = f" (expected: {self.threshold})"
-        return f"{title}: {value}{limit}{place}" + (f" – {self.remedy}" if self.remedy else "")
+        worst = f" ({count} times, worst)" if count > 1 else ""
+        return f"{title}{worst}: {value}{limit}{place}" + (f" – {self.remedy}" if self.remedy else "")
 
 
 def _rules(*rules: Rule) -> dict[str, Rule]:
@@ -161,6 +166,27 @@ def failed_checks(checks: Iterable[Check]) -> list[Check]:
     return list(dict.fromkeys(item for item in checks if not item.passed))
 
 
+def worst_checks(checks: Iterable[Check]) -> list[tuple[Check, int]]:
+    """For each name that failed, the worst failure and how many there are, in order of appearance.
+
+    Example:
+        >>> [(one.value, n) for one, n in worst_checks([check("r_hat", 1.1), check("r_hat", 1.3)])]
+        [(1.3, 2)]
+    """
+    groups: dict[str, list[Check]] = {}
+    for item in failed_checks(checks):
+        groups.setdefault(item.name, []).append(item)
+    return [(min(group, key=_badness), len(group)) for group in groups.values()]
+
+
+def _badness(item: Check) -> float:
+    """Smaller is worse; what could not be computed is worst."""
+    if isinstance(item.value, str) or item.value != item.value:
+        return -math.inf
+    rule = RULES.get(item.name)
+    return float(item.value) if rule is not None and rule.relation == "<" else -float(item.value)
+
+
 @final
 class Verdict(NamedTuple):
     """What the end of a run says: the metric table, warnings, claims, the report, the repeat command."""
@@ -184,9 +210,9 @@ class Verdict(NamedTuple):
                 blocks[-1] += f"\n  … and {rest} more row{'s' if rest > 1 else ''} in metrics.csv"
         if self.failures:
             blocks.append("\n".join(["failed", *(f"  ✗ {line}" for line in self.failures)]))
-        warnings = failed_checks(self.checks)
+        warnings = [item.sentence(count) for item, count in worst_checks(self.checks)]
         if warnings:
-            blocks.append("\n".join(["warnings", *(f"  ! {item.sentence()}" for item in warnings)]))
+            blocks.append("\n".join(["warnings", *(f"  ! {line}" for line in warnings)]))
         elif self.checks:
             blocks.append(f"checks: all {len(self.checks)} passed")
         blocks.append("\n".join(self.last_lines()))

@@ -204,6 +204,10 @@ def test_family_shows_operations_and_domains():
     assert {"x", "f", "const | one | full\nsimplex vertex"} <= words(
         plot_family(SimpleNamespace(edges=[edge]))
     )
+    edge.domain = SimpleNamespace(name="cube")
+    figure = plot_family(SimpleNamespace(edges=[edge]), title="a title that is longer than the graph is wide")
+    assert "const | one | full\ncube" in words(figure)
+    assert figure.get_label() == "The family of models. Choices from x to f: const | one | full, cube."
     with pytest.raises(ValueError, match="no node"):
         draw_graph(Graph((), ()))
 

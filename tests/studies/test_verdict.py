@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from evidentia.studies.harness.claims import ClaimResult
 from evidentia.studies.harness.present import show_number, show_table, text_table
-from evidentia.studies.harness.verdict import RULES, Check, Verdict, check, failed_checks
+from evidentia.studies.harness.verdict import RULES, Check, Verdict, check, failed_checks, worst_checks
 
 AT_AND_BEYOND = [
     ("r_hat", 1.01, 1.0101),
@@ -144,6 +144,25 @@ def test_errors_sit_beside_values_and_bounds_are_marked():
     shown = show_table(frame)
     assert shown.headers == ("structure", "log evidence (nats)", "kind", "probability")
     assert [row[1] for row in shown.rows] == ["-1.00", "≥ -2.00 ± 0.12", "≤ -3.00 ± 0.0010"]
-    assert [row[3] for row in shown.rows] == ["0.5000 ± 0.0100", "0.3000", "0.2000 ± 1.0e-05"]
+    assert [row[3] for row in shown.rows] == ["0.5000 ± 0.0100", "0.3000", "0.2000 ± <0.0001"]
     assert shown.numeric == (False, True, False, True)
     assert len(text_table(shown).splitlines()) == 4
+
+
+def test_repeated_failures_are_one_line_with_the_worst():
+    checks = [
+        check("r_hat", 1.1, "a"),
+        check("r_hat", 1.3, "b"),
+        check("ess_bulk", 50),
+        check("ess_bulk", 20),
+    ]
+    assert [(item.value, count) for item, count in worst_checks(checks)] == [(1.3, 2), (20, 2)]
+    assert worst_checks([check("r_hat", 9.0), check("r_hat", math.nan)])[0][1] == 2
+    assert (
+        worst_checks([check("r_hat", 9.0), check("r_hat", math.nan)])[0][0]
+        .sentence(2)
+        .startswith("R-hat (2 times, worst): not computable")
+    )
+    text = Verdict(None, checks, [], "", "c").text()
+    assert "R-hat (2 times, worst): 1.3 (limit > 1.01) at b" in text
+    assert len([line for line in text.splitlines() if line.startswith("  !")]) == 2
