@@ -81,7 +81,7 @@ def inspect_model(
             flat (improper) site needs a value.
 
     Raises:
-        ValueError: Pyro's own, when the model does not run.
+        ValueError: a plate draws its rows at random, or Pyro's own when the model does not run.
 
     References:
         none; bookkeeping.
@@ -102,7 +102,10 @@ def inspect_model(
     found: dict[str, Site] = {}
     nodes: dict[str, Any] = dict(trace.nodes)
     for name, node in nodes.items():
-        if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
+        if node["type"] != "sample":
+            continue
+        if type(node["fn"]).__name__ == "_Subsample":
+            _check_whole(name, node["fn"])
             continue
         value = node["value"]
         if not isinstance(value, Tensor) or (node["is_observed"] and value.numel() == 0):
@@ -122,6 +125,15 @@ def inspect_model(
         discrete = not value.is_floating_point() or bool(getattr(node["fn"], "has_enumerate_support", False))
         found[name] = Site(name, kind, tuple(value.shape), batch_ndim, plates, discrete, value)
     return ModelSites(found)
+
+
+def _check_whole(plate: str, law: Any) -> None:
+    """Each run of a plate that draws its rows has other rows, so values per datum would have no meaning."""
+    if law.subsample_size is not None and law.subsample_size < law.size:
+        raise ValueError(
+            f"plate '{plate}' draws {law.subsample_size} of {law.size} rows at random in every run, so there "
+            "is no log likelihood per datum. Fix: use data_plate and slice the data outside the model"
+        )
 
 
 def lay_out(draws: Mapping[str, Tensor], sites: ModelSites, layout: Layout) -> dict[str, Tensor]:

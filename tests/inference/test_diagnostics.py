@@ -178,6 +178,16 @@ def test_a_model_that_fails_names_the_site_and_nothing_is_dropped() -> None:
         log_likelihood(compact, {"b": torch.zeros(2, 3)}, X)
 
 
+def test_a_plate_that_draws_its_rows_is_refused() -> None:
+    def random_rows(x, y):
+        b = prior()
+        with pyro.plate("data", len(x), subsample_size=5) as rows:
+            pyro.sample("obs", dist.Normal((b * x[rows]).sum(-1), 0.3), obs=y[rows])
+
+    with pytest.raises(ValueError, match=r"plate 'data' draws 5 of 20 rows.*data_plate"):
+        log_likelihood(random_rows, {"b": torch.zeros(4, 3)}, X, Y)
+
+
 def test_masked_data_do_not_count() -> None:
     def masked(x, y):
         b = prior()
