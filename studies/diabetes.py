@@ -1,9 +1,10 @@
 """Which of ten baseline variables does the evidence support as predictors of diabetes, and how sure are we?
 
-The progression of diabetes after one year in 442 patients, and ten variables measured at its beginning. Each of
-the 1,024 subsets is a model with an exact evidence, so the posterior over subsets is exact, under three priors.
-Then the question is asked again of 64 predictors (main effects, interactions, squares): 2^64 subsets, by
-collapsed Gibbs sampling, whose average over subsets is held against five standard estimators on held-out rows.
+The progression of diabetes after one year in 442 patients, and ten variables measured at its beginning. Each
+of the 1,024 subsets is a model with an exact evidence, so the posterior over subsets is exact, under three
+priors. Then the question is asked again of 64 predictors (main effects, interactions, squares): 2^64 subsets,
+by collapsed Gibbs sampling, whose average over subsets is held against five standard estimators on held-out
+rows.
 
 Columns of the result: `log_evidence` in nats for the whole data set, probabilities, and `test_mse` in squared
 units of the standardised response.
@@ -39,10 +40,14 @@ class Config(StudyConfig):
     tags: ClassVar[tuple[str, ...]] = ("structure", "regression", "real data")
     minutes: ClassVar[float] = 2.0
 
-    splits: int = Field(5, ge=1, le=100, description="splits of the 64-predictor data, 342 rows to train")
-    num_sweeps: int = Field(350, ge=10, description="Gibbs sweeps that are kept, per chain and split")
-    warmup_sweeps: int = Field(50, ge=0, description="Gibbs sweeps that are dropped before them")
-    num_chains: int = Field(4, ge=1, le=64, description="Gibbs chains per split")
+    splits: int = Field(
+        default=5, ge=1, le=100, description="splits of the 64-predictor data, 342 rows to train"
+    )
+    num_sweeps: int = Field(
+        default=1500, ge=10, description="Gibbs sweeps that are kept, per chain and split"
+    )
+    warmup_sweeps: int = Field(default=100, ge=0, description="Gibbs sweeps that are dropped before them")
+    num_chains: int = Field(default=4, ge=1, le=64, description="Gibbs chains per split")
 
     def smoke(self) -> "Config":
         """One split and a few sweeps."""
@@ -63,7 +68,7 @@ def study(config: Config) -> Study:
     )
     return Study(
         name="diabetes",
-        description="Evidence for each subset of the baseline variables, and averaging over 2^64 subsets.",
+        description=__doc__.partition("\n")[0],
         tags=Config.tags,
         data=Ref("diabetes"),
         model=Ref("subset_regression"),
@@ -91,7 +96,7 @@ def study(config: Config) -> Study:
 
 
 def claims(config: Config) -> tuple[Claim, ...]:
-    """What the study asserts; what concerns held-out error only at full size, where it has been established."""
+    """What the study asserts; about held-out error only at full size, where it has been established."""
     first = {"prior": "g-prior, uniform", "rank": 1}
     exact = (
         Claim(
@@ -177,9 +182,9 @@ def plot(result: "pd.DataFrame") -> "Figure":
         figure = new_figure(
             6.4,
             3.4,
-            "Mean squared error on 100 held-out rows, response in units of its variance. A grey line is one split; "
-            "a dot is the mean over splits with its standard error. Splits differ more than methods do, so "
-            "compare along the lines.",
+            "Mean squared error on 100 held-out rows, response in units of its variance. A grey line is one "
+            "split; a dot is the mean over splits with its standard error. Splits differ more than methods do, "
+            "so compare along the lines.",
         )
         axes = figure.add_subplot()
         places = range(len(errors.columns))

@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -228,7 +227,10 @@ class Verdict(NamedTuple):
         """A JSON-able record of the verdict; full precision, NaN as null."""
         rows: list[Any] = []
         if self.table is not None:
-            rows = json.loads(self.table.to_json(orient="records", double_precision=15))
+            rows = [
+                {str(key): None if value != value else plain(value) for key, value in row.items()}
+                for row in self.table.astype(object).to_dict("records")
+            ]
         return {
             "schema": 1,
             "table": rows,
