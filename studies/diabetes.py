@@ -183,7 +183,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
             6.4,
             3.4,
             "Mean squared error on 100 held-out rows, response in units of its variance. A grey line is one "
-            "split; a dot is the mean over splits with its standard error. Splits differ more than methods do, "
+            "split; a dot is the mean over splits with its standard error. Splits differ more than methods, "
             "so compare along the lines.",
         )
         axes = figure.add_subplot()

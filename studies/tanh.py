@@ -174,7 +174,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
         figure = new_figure(
             7.2,
             6.6,
-            "Grey: draws of the Gumbel-Softmax prior at temperature τ. Orange: the posterior probabilities of "
+            "Grey: draws of the Gumbel-Softmax prior at temperature τ. Orange: posterior probabilities of "
             "the three structures, by enumeration. λ moves the posterior between the corners; τ changes only "
             "the prior between the corners, so the columns are constant.",
         )
