@@ -16,7 +16,8 @@ from evidentia.inference.checks import Diagnostic as Diagnostic
 from evidentia.inference.checks import chain_checks, pareto_k_of
 from evidentia.inference.draws import Draws
 from evidentia.inference.fitted import Fit
-from evidentia.inference.idata_groups import MANDATORY, Groups, Request, draws_groups, fit_groups
+from evidentia.inference.idata_groups import draws_groups, fit_groups
+from evidentia.inference.idata_parts import MANDATORY, Groups, Request
 from evidentia.inference.structure.posterior import StructurePosterior
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from evidentia.inference.draw_layout import inspect_model
-from evidentia.inference.idata_groups import Group, Groups, Request, sampled_groups
+from evidentia.inference.idata_groups import sampled_groups
+from evidentia.inference.idata_parts import Group, Groups, Request
 from evidentia.inference.network_draws import lift_noise, network_weights
 from evidentia.inference.structure.linear import sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
