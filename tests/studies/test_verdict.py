@@ -166,3 +166,11 @@ def test_repeated_failures_are_one_line_with_the_worst():
     text = Verdict(None, checks, [], "", "c").text()
     assert "R-hat (2 times, worst): 1.3 (limit > 1.01) at b" in text
     assert len([line for line in text.splitlines() if line.startswith("  !")]) == 2
+
+
+def test_the_record_is_strict_json_in_full_precision():
+    table = pd.DataFrame({"a": [0.1 + 0.2, math.nan, math.inf], "n": [1, 2, 3], "s": ["x", None, "y"]})
+    rows = json.loads(json.dumps(Verdict(table, [], [], "", "").as_dict(), allow_nan=False))["table"]
+    assert rows[0] == {"a": 0.1 + 0.2, "n": 1, "s": "x"}
+    assert rows[1] == {"a": None, "n": 2, "s": None}
+    assert rows[2]["a"] == "inf"
