@@ -196,3 +196,19 @@ def test_weights_bring_the_guide_back_without_the_data() -> None:
     again = restore((regression, fresh), outcome.weights, x, y)
     trained = outcome.extra["fit"]
     assert all(torch.equal(again.params[name], trained.params[name]) for name in trained.params)
+
+
+@pytest.mark.parametrize(("kind", "stop_at"), [("svi", 13), ("nuts", 43), ("structure_gibbs", 23)])
+def test_the_state_survives_the_disk(kind: str, stop_at: int, tmp_path) -> None:
+    from evidentia.studies.harness.checkpoint import FolderCheckpoints
+
+    calls = []
+    with pytest.raises(Stopped):
+        run(
+            kind,
+            checkpoint=FolderCheckpoints(tmp_path / "ckpt", settings="abc"),
+            checkpoint_every=10,
+            should_stop=lambda: calls.append(1) or len(calls) == stop_at,
+        )
+    again = FolderCheckpoints(tmp_path / "ckpt", settings="abc")
+    assert same(run(kind), run(kind, checkpoint=again, checkpoint_every=10))
