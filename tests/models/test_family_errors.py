@@ -48,6 +48,10 @@ def two(aggregate="sum"):
             lambda: edge().edge("f", "g", ops=OPS).edge("g", "f", ops=OPS),
             r"a cycle through the nodes \['f', 'g'\].*remove one of the edges \['f->g', 'g->f'\]",
         ),
+        (
+            lambda: edge().edge("f", "g", ops=OPS).edge("g", "h", ops=OPS).edge("g", "f", ops=OPS),
+            r"a cycle through the nodes \['f', 'g'\]\.",  # h is behind the cycle
+        ),
         (lambda: edge().edge("x", "g", ops=OPS).check(), r"the nodes \['f', 'g'\] are all outputs"),
         (lambda: edge().edge("h", "f", ops=OPS).check(), "node 'h' is read by 'h->f' but no edge feeds it"),
         (lambda: edge().edge("x", "f", ops=OPS), "edge 'x->f': declared twice"),
