@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "least squares": ("LinearRegression", {}),
-    "lasso, cross-validated": ("LassoCV", {"cv": 5, "random_state": 0}),
+    "lasso, cross-validated": ("LassoCV", {"cv": 5, "random_state": 0, "max_iter": 100_000}),
     "lasso, BIC": ("LassoLarsIC", {"criterion": "bic"}),
     "ARD regression": ("ARDRegression", {}),
     "Bayesian ridge": ("BayesianRidge", {}),

@@ -24,9 +24,10 @@ Scalar = bool | int | float | str
 class Claim(Frozen):
     """A statement about the result table that is checked at the end of a run and printed PASS or FAIL.
 
-    The rows with ``where`` are selected, their ``metric`` is reduced and compared with ``value``, or with the
-    same reduction of the same metric over the rows selected by ``than``:
-    ``reduce(metric[where]) op (value or reduce(metric[than])) ± tolerance``, the tolerance in favour.
+    The rows with ``where`` are selected and their ``metric`` is reduced; with ``than``, the same reduction over
+    the rows it selects is subtracted. What is left is compared with ``value`` (0 where there is only ``than``),
+    the ``tolerance`` in favour:
+    ``reduce(metric[where]) − reduce(metric[than]) op value ± tolerance``.
 
     Example:
         >>> Claim(text="one wins", metric="log_evidence", where={"structure": "one"}, op=">=", value=3).op
@@ -43,9 +44,9 @@ class Claim(Frozen):
     tolerance: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
-    def _one_right_side(self) -> Self:
-        if (self.value is None) == (self.than is None):
-            raise ValueError("give exactly one of value and than")
+    def _a_right_side(self) -> Self:
+        if self.value is None and self.than is None:
+            raise ValueError("give a value, or the rows to compare with as than, or both")
         return self
 
 
