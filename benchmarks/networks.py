@@ -114,7 +114,7 @@ def ratios() -> Iterator[Ratio]:
         f"{STRUCTURES} networks together",
         ours=together,
         peer=("a plain torch loop, one by one", plain_loop(SINGLE_STEPS)),
-        target=15,
+        target=20,
         peer_share=share,
     )
     yield measure(

@@ -151,22 +151,28 @@ def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
     columns = matrix.shape[0] - 1
     widths = [1] * columns if widths is None else list(widths)
     tree = matrix[:, :, None]  # structures last: every operation below is a long contiguous one
-    log_det, size = matrix.new_zeros(1), matrix.new_zeros(1)
-    done = 0
+    log_det, size, pivots = matrix.new_zeros(1), matrix.new_zeros(1), []
     for width in widths:
         branch, branch_log_det = tree, log_det
-        for step in range(width):
-            pivot = branch[0, 0]
-            if not bool((pivot > 1e-13 * matrix[done + step, done + step]).all()):
-                raise ValueError(_singular(list(range(done + step + 1))))
-            column = branch[1:, 0]
-            branch = torch.addcmul(branch[1:, 1:], column[:, None] / pivot, column[None, :], value=-1.0)
+        for _ in range(width):
+            pivot, column = branch[0, 0], branch[1:, 0]
+            pivots.append(pivot)
+            branch = torch.addcmul(branch[1:, 1:], (column / pivot)[:, None], column[None, :], value=-1.0)
             branch_log_det = branch_log_det + pivot.log()
         tree = torch.cat([tree[width:, width:], branch], -1)
         log_det = torch.cat([log_det, branch_log_det])
         size = torch.cat([size, size + width])
-        done += width
+    _check_pivots(pivots, matrix)
     return Blocks(log_det, tree[0, 0], size)
+
+
+def _check_pivots(pivots: list[Tensor], matrix: Tensor) -> None:
+    """Refuse a pivot that is nothing but rounding error: its column is a combination of the earlier ones."""
+    counts = torch.tensor([len(pivot) for pivot in pivots])
+    least = (1e-13 * matrix.diagonal()[:-1]).repeat_interleave(counts)
+    if pivots and not bool((torch.cat(pivots) > least).all()):
+        bad = [bool((pivot > 1e-13 * matrix[i, i]).all()) for i, pivot in enumerate(pivots)].index(False)
+        raise ValueError(_singular(list(range(bad + 1))))
 
 
 def bic_log_bayes_factor(data: Statistics, gates: Tensor) -> Tensor:
