@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.ratio import Ratio, measure
 
 NOISE = 0.7
+CALLS = 20  # calls of the fast side per call of the slow one
 
 
 def one_by_one(x: Tensor, y: Tensor) -> Tensor:
@@ -36,13 +37,15 @@ def ratios() -> Iterator[Ratio]:
     model = SubsetRegression(data.names, NormalPrior(1.0, noise_scale=NOISE))
 
     def ours() -> Tensor:
-        return model.conjugate(data.x, data.y).log_evidence_all()
+        values = [model.conjugate(data.x, data.y).log_evidence_all() for _ in range(CALLS)]
+        return values[0]
 
     if not torch.allclose(ours(), one_by_one(data.x, data.y), rtol=1e-9, atol=0):
         raise RuntimeError("the two sides disagree")
     yield measure(
         "1,024 subsets scored exactly",
-        ours=("the elimination tree", ours),
+        ours=(f"the elimination tree, {CALLS} times", ours),
         peer=("a loop of single Cholesky fits", lambda: one_by_one(data.x, data.y)),
         target=100,
+        peer_share=1 / CALLS,
     )
