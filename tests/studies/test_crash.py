@@ -127,6 +127,21 @@ def half_way(trials: ModuleType, out: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return headers
 
 
+def test_shards_that_start_together_share_a_folder(trials: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sets = ["--set", "steps=6", "--set", "widths=[1, 2, 3, 4, 5]"]
+    shards = [trials.start(out, *sets, "--shard", f"{part}/3", TOY_PAUSE="0.05") for part in range(3)]
+    for shard in shards:
+        printed, errors = shard.communicate(timeout=60)
+        assert shard.returncode == 0, printed + errors
+    assert not is_done(out)
+    assert len(list(out.glob("points/*/DONE"))) == 5
+    merged = trials.here(out, "steps=6", "widths=[1, 2, 3, 4, 5]", resume=True)
+    whole = trials.here(tmp_path / "whole", "steps=6", "widths=[1, 2, 3, 4, 5]")
+    for point in whole.result.points:
+        assert trials.equal(merged.result.state(point), whole.result.state(point))
+
+
 class Lines(list):
     """A reporter that keeps its notices."""
 

@@ -27,11 +27,13 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("crash_trials")
 
 
-def light_run(tmp_path: Path, behaviours: list[str]) -> tuple[dict, Counter]:
-    """Run light tasks on two workers; return id -> status, and how often each task started."""
+def light_run(
+    tmp_path: Path, behaviours: list[str], workers: int | str = 2, retries: int = 0
+) -> tuple[dict, Counter]:
+    """Run light tasks; return id -> status, and how often each task started."""
     tasks = importlib.import_module("light_tasks")
     starts = tmp_path / "starts"
-    executor = DaskExecutor(2, lambda task: task, target=tasks.light)
+    executor = DaskExecutor(workers, lambda task: task, retries=retries, target=tasks.light)
     try:
         for number, behaviour in enumerate(behaviours):
             executor.submit(tasks.Light(f"t{number:02d}", behaviour, str(starts)))
@@ -58,6 +60,22 @@ def test_a_point_that_kills_its_workers_fails_alone(trials: ModuleType, tmp_path
     assert starts["t03"] == 4, "three failures are allowed"
     assert starts["t09"] == 1, "a fault of the point is not tried again"
     assert [status.state for status in ended.values()].count("done") == 18
+
+
+def test_faults_of_the_machinery_are_retried(trials: ModuleType, tmp_path: Path) -> None:
+    ended, starts = light_run(tmp_path, ["good", "flaky", "good"], workers=1, retries=1)
+    assert {status.state for status in ended.values()} == {"done"}
+    assert starts["t01"] == 2
+
+
+def test_running_scheduler_is_joined_and_left_running(trials: ModuleType, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1}
+    with LocalCluster(n_workers=1, **options) as cluster:
+        ended, _ = light_run(tmp_path, ["good"] * 3, workers=cluster.scheduler_address)
+        assert {status.state for status in ended.values()} == {"done"}
+        assert len(cluster.scheduler.workers) == 1
 
 
 def test_sweep_with_a_killed_worker_equals_the_serial_one(

@@ -24,6 +24,8 @@ def light(task: Light) -> Status:
     first = open(task.starts, encoding="utf-8").read().count(f"{task.id}\n") == 1  # noqa: SIM115
     if task.behaviour == "kill" or (task.behaviour == "once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.behaviour == "flaky" and first:
+        raise ConnectionError("a fault of the machinery")
     if task.behaviour == "raise":
         raise ValueError("the planted fault")
     return Status("done")
