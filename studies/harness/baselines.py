@@ -8,7 +8,7 @@ from evidentia.studies.harness.errors import StudyError, did_you_mean
 if TYPE_CHECKING:
     from evidentia.studies.harness.outcome import Context, Outcome, Problem
 
-METHODS = {
+METHODS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "least squares": ("LinearRegression", {}),
     "lasso, cross-validated": ("LassoCV", {"cv": 5, "random_state": 0, "max_iter": 100_000}),
     "lasso, BIC": ("LassoLarsIC", {"criterion": "bic"}),

@@ -34,7 +34,6 @@ def subset_regression(data: "Dataset", prior: str = "g-prior, uniform") -> "Subs
     from evidentia.models.regression import GPrior, NormalPrior, SubsetRegression
     from evidentia.models.structure.priors import Bernoulli, BetaBinomial
 
-    rows = len(data.y)
     if prior == "g-prior, uniform":
         return SubsetRegression(data.names, GPrior(), Bernoulli(0.5))
     if prior == "g-prior, beta-binomial":
@@ -44,7 +43,7 @@ def subset_regression(data: "Dataset", prior: str = "g-prior, uniform") -> "Subs
         return SubsetRegression(data.names, NormalPrior(scale=1.0, noise_scale=scale), Bernoulli(0.5))
     if prior == "g-prior, informed noise":
         rate = residual_variance(data, intercept=False) / 2
-        weights = GPrior(g=float(rows), noise_shape=0.5, noise_rate=rate, intercept=False)
+        weights = GPrior(g=float(len(data.x)), noise_shape=0.5, noise_rate=rate, intercept=False)
         return SubsetRegression(data.names, weights, Bernoulli(0.5))
     raise StudyError(f"model.prior: unknown prior {prior!r}. {did_you_mean(prior, PRIORS)}")
 
@@ -57,6 +56,8 @@ def residual_variance(data: "Dataset", intercept: bool) -> float:
     """
     import torch
 
+    if data.y is None:
+        raise StudyError("data: there is no response; a regression needs one. Name its column as target.")
     rows, columns = data.x.shape
     degrees = rows - columns - intercept
     if degrees < 1:

@@ -44,10 +44,8 @@ def test_values_out_of_range_are_refused(change: dict[str, Any]):
         Study(**BASE).replace(**change)
 
 
-@pytest.mark.parametrize(
-    "change", [{}, {"value": 1, "than": {"a": 1}}, {"value": 1, "tolerance": -1}, {"value": 1, "op": "~"}]
-)
-def test_a_claim_has_one_right_hand_side(change: dict[str, Any]):
+@pytest.mark.parametrize("change", [{}, {"value": 1, "tolerance": -1}, {"value": 1, "op": "~"}])
+def test_a_claim_has_a_right_hand_side_and_a_known_comparison(change: dict[str, Any]):
     with pytest.raises(ValueError, match="Claim"):
         Claim(**(CLAIM | change))
 
