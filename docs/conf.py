@@ -1,4 +1,4 @@
-"""Sphinx settings; the tutorials are executed while the pages are built, and a failing cell fails the build."""
+"""Sphinx settings; the tutorials run while the pages are built, and a failing cell fails the build."""
 
 project = "evidentia"
 author = "the evidentia developers"

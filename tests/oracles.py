@@ -1,7 +1,6 @@
 """Golden numbers of the project: exact or published values, each with where it comes from."""
 
-
-# --- Evidence of networks: the worked example of structure selection (one edge, three operations) -------------
+# --- Evidence of networks: the worked example of structure selection (one edge, three operations) ---
 # Log evidences at unit prior variances and noise sd 0.5, order (constant, one feature, all features): closed
 # form, quadrature, importance sampling with a Student-t around the mode (200 000 draws, s.e. 0.02).
 WORKED_LOG_EVIDENCE = (-68.4149, -36.5510, -46.44)
@@ -9,10 +8,14 @@ WORKED_LOG_EVIDENCE = (-68.4149, -36.5510, -46.44)
 WORKED_ELBO = (-68.42, -36.63, -48.53)
 WORKED_IWAE = (-68.42, -36.56, -46.87)
 WORKED_FULL_IWAE = -46.58
-# Tempered evidences log ∫ p(y|w)^β p(w) dw, by the power β; the last one of all features at β = 100 by the same
-# importance sampler.
+# Tempered evidences log ∫ p(y|w)^β p(w) dw, by the power β; the last one of all features at β = 100 by the
+# same importance sampler.
 WORKED_TEMPERED = {0.01: (-1.207, -1.003, -1.36), 1.0: (-68.415, -36.551, -46.44)}
-WORKED_TEMPERED_PROBABILITY = {0.01: (0.325, 0.398, 0.277), 1.0: (1.5e-14, 0.99995, 5e-5), 100.0: (0.0, 0.0, 1.0)}
+WORKED_TEMPERED_PROBABILITY = {
+    0.01: (0.325, 0.398, 0.277),
+    1.0: (1.5e-14, 0.99995, 5e-5),
+    100.0: (0.0, 0.0, 1.0),
+}
 # X[0, 0], y[0], Σ y, Σ y².
 WORKED_DATA_CHECKS = (0.7813478600, 0.6967745558, 0.4542416360, 27.2409497515)
 
@@ -74,7 +77,7 @@ WIDE_LASSO_ERROR = 0.534
 
 
 def wide_diabetes():
-    """Ten main effects, 45 interactions, nine squares (not sex), all standardised; (442, 64), (442,), names."""
+    """Ten main effects, 45 interactions, nine squares (not sex), standardised; (442, 64), (442,), names."""
     import numpy as np
     from sklearn.datasets import load_diabetes
 

@@ -24,9 +24,9 @@ Scalar = bool | int | float | str
 class Claim(Frozen):
     """A statement about the result table that is checked at the end of a run and printed PASS or FAIL.
 
-    The rows with ``where`` are selected and their ``metric`` is reduced; with ``than``, the same reduction over
-    the rows it selects is subtracted. What is left is compared with ``value`` (0 where there is only ``than``),
-    the ``tolerance`` in favour:
+    The rows with ``where`` are selected and their ``metric`` is reduced; with ``than``, the same reduction
+    over the rows it selects is subtracted. What is left is compared with ``value`` (0 where there is only
+    ``than``), the ``tolerance`` in favour:
     ``reduce(metric[where]) − reduce(metric[than]) op value ± tolerance``.
 
     Example:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 SYMBOL = re.compile(r"`(evidentia(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:models|inference|studies|tests|benchmarks|docs)/[\w./-]+\.\w+)`")

@@ -112,6 +112,7 @@ def test_signal_reaches_the_workers_and_the_run_resumes(
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if group else 143), printed + errors
     assert "--resume" in printed
+    assert "Traceback" not in errors, "a worker took the signal for itself"
     states = [json.loads(path.read_text())["state"] for path in out.glob("points/*/status.json")]
     assert states == ["stopped"] * 2
     assert trials.here(out, "steps=30", "widths=[1, 2, 3]", resume=True).exit_code == 0
