@@ -201,7 +201,7 @@ def _read_npz(file: Path) -> "tuple[list[str], NDArray[Any], list[int]]":
             raise StudyError(f"{where}: {size:,} bytes after unpacking, at most {MAX_BYTES:,} are read.")
         with numpy.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
-                array = arrays[name]
+                array = numpy.asarray(arrays[name])  # a member that is no array comes as its bytes
                 if array.dtype.kind not in "iufb" or array.ndim not in (1, 2):
                     raise StudyError(
                         f"{where}: array {shorten(name)} has type {array.dtype} and shape {array.shape}; "
