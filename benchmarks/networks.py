@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from evidentia.inference.structure.family_target import family_target
-from evidentia.inference.structure.stacked_guide import MeanField
-from evidentia.inference.structure.stacked_state import init
-from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import Schedule, step
-from evidentia.models.likelihood import Gaussian
-from evidentia.models.structure.family import Family
-from evidentia.models.structure.ops import Dense
 from torch import Tensor
 
 from benchmarks.ratio import Ratio, measure
+from evidentia.inference.structure.stacked.family_target import family_target
+from evidentia.inference.structure.stacked.guide import MeanField
+from evidentia.inference.structure.stacked.state import init
+from evidentia.inference.structure.stacked.target import Target
+from evidentia.inference.structure.stacked.training import Schedule, step
+from evidentia.models.likelihood import Gaussian
+from evidentia.models.structure.family import Family
+from evidentia.models.structure.ops import Dense
 
 ROWS, INPUTS, UNITS, STRUCTURES = 50, 9, 16, 512
 NOISE = 0.3

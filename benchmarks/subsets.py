@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import product
 
 import torch
-from evidentia.models import NormalPrior, SubsetRegression
-from evidentia.studies.harness.datasets import diabetes
 from torch import Tensor
 
 from benchmarks.ratio import Ratio, measure
+from evidentia.models import NormalPrior, SubsetRegression
+from evidentia.studies.harness.data.datasets import diabetes
 
 NOISE = 0.7
 CALLS = 20  # calls of the fast side per call of the slow one

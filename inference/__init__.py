@@ -5,7 +5,6 @@ from evidentia.inference.evidence.comparison import compare_evidence as compare_
 from evidentia.inference.evidence.log_evidence import LogEvidence as LogEvidence
 from evidentia.inference.evidence.log_evidence import log_evidence as log_evidence
 from evidentia.inference.fit import fit as fit
-from evidentia.inference.fitted import Fit as Fit
 from evidentia.inference.mcmc.nuts import nuts as nuts
 from evidentia.inference.structure.enumerate import enumerate_structures as enumerate_structures
 from evidentia.inference.structure.export import export as export
@@ -13,3 +12,4 @@ from evidentia.inference.structure.gibbs import structure_gibbs as structure_gib
 from evidentia.inference.structure.linear import predict as predict
 from evidentia.inference.structure.networks import network_evidence as network_evidence
 from evidentia.inference.structure.posterior import StructurePosterior as StructurePosterior
+from evidentia.inference.training.fitted import Fit as Fit

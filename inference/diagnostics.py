@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from evidentia.inference.checks import Diagnostic as Diagnostic
-from evidentia.inference.checks import chain_checks, pareto_k_of
-from evidentia.inference.draws import Draws
-from evidentia.inference.fitted import Fit
-from evidentia.inference.idata_groups import draws_groups, fit_groups
-from evidentia.inference.idata_parts import MANDATORY, Groups, Request
+
+from evidentia.inference.idata.checks import Diagnostic as Diagnostic
+from evidentia.inference.idata.checks import chain_checks, pareto_k_of
+from evidentia.inference.idata.draws import Draws
+from evidentia.inference.idata.groups import draws_groups, fit_groups
+from evidentia.inference.idata.parts import MANDATORY, Groups, Request
 from evidentia.inference.structure.posterior import StructurePosterior
+from evidentia.inference.training.fitted import Fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ def to_idata(
         elif isinstance(result, Draws):
             groups = draws_groups(result, request)
         elif isinstance(result, StructurePosterior):
-            from evidentia.inference.structure_groups import structure_groups
+            from evidentia.inference.idata.structure_groups import structure_groups
 
             groups = structure_groups(result, request, seed)
         else:

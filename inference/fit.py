@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from evidentia.inference.callbacks import CallbackLike, notify
-from evidentia.inference.finite import FitError as FitError
-from evidentia.inference.fit_loop import FitLoop
-from evidentia.inference.fitted import Fit as Fit
-from evidentia.inference.fitted import State
-from evidentia.inference.stopping import StoppingRule, stopping_rule, update_window
 from pyro.infer import Trace_ELBO
+
+from evidentia.inference.training.callbacks import CallbackLike, notify
+from evidentia.inference.training.finite import FitError as FitError
+from evidentia.inference.training.fit_loop import FitLoop
+from evidentia.inference.training.fitted import Fit as Fit
+from evidentia.inference.training.fitted import State
+from evidentia.inference.training.stopping import StoppingRule, stopping_rule, update_window
 
 __all__ = ["Fit", "FitError", "fit", "restore"]
 
@@ -72,7 +73,7 @@ def fit(
         evaluation_args: held-out arguments; their loss, without gradients and with fixed noise, is recorded
             every `evaluate_every` steps and replaces the training loss in the stopping rule.
         evaluate_every: see `evaluation_args`.
-        callbacks: see `evidentia.inference.callbacks.Callback`.
+        callbacks: see `evidentia.inference.training.callbacks.Callback`.
         checkpoint_every: call `on_checkpoint` with the state every that many steps.
         validate: Pyro's validation on the first step only (None), on all (True) or none (False).
         state: state of an earlier fit of the same pair; the result equals an uninterrupted fit bit for bit.

@@ -15,9 +15,10 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from torch import Tensor
+
 from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
 from evidentia.models.noise_law import NoiseLaw
-from torch import Tensor
 
 
 class ConjugatePrior(ABC):

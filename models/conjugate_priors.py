@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from torch import Tensor
+
 from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
 from evidentia.models.conjugate_prior import ConjugatePrior
 from evidentia.models.noise_law import NoiseLaw
-from torch import Tensor
 
 
 @final

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
+from torch import Tensor
+
 from evidentia.models.conjugate import Statistics, all_blocks, blocks, cholesky, chunks, statistics
 from evidentia.models.conjugate_prior import ConjugatePrior
-from torch import Tensor
 
 
 class Weights(NamedTuple):

@@ -6,8 +6,9 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from evidentia.models.hyper import Hyper as Hyper
 from torch import Size, Tensor
+
+from evidentia.models.hyper import Hyper as Hyper
 
 Noise = Tensor | None
 

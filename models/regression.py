@@ -9,6 +9,11 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import constraints
+
 from evidentia.models.conjugate_prior import ConjugatePrior as ConjugatePrior
 from evidentia.models.conjugate_priors import GPrior as GPrior
 from evidentia.models.conjugate_priors import NormalInverseGamma as NormalInverseGamma
@@ -18,10 +23,6 @@ from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM
 from evidentia.models.structure.prior import StructurePrior
 from evidentia.models.structure.priors import Bernoulli
-from pyro import poutine
-from pyro.nn import PyroModule
-from torch import Tensor
-from torch.distributions import constraints
 
 
 @final

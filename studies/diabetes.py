@@ -17,17 +17,15 @@ References:
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evidentia.studies.harness.config import StudyConfig
-from evidentia.studies.harness.main import run_as_main
-from evidentia.studies.harness.points import Ref
-from evidentia.studies.harness.registry import register_study
-from evidentia.studies.harness.study import Claim, Study
 from pydantic import Field
+
+from evidentia.studies.harness import Claim, Ref, Study, StudyConfig, register_study, run_as_main
 
 if TYPE_CHECKING:
     import pandas as pd
-    from evidentia.studies.harness.result import Result
     from matplotlib.figure import Figure
+
+    from evidentia.studies.harness.declare.result import Result
 
 PRIORS = ("g-prior, uniform", "g-prior, beta-binomial", "normal, uniform")
 AVERAGING = "model averaging"
@@ -139,7 +137,7 @@ def run(config: Config) -> "pd.DataFrame":
 
 def diagnose(result: "Result") -> "dict[str, Figure]":
     """Inclusion under each prior, leading subsets, held-out errors, and inclusion among 64 predictors."""
-    from evidentia.studies.harness.structure_figures import plot_inclusion, plot_structures
+    from evidentia.studies.harness.figures.structures import plot_inclusion, plot_structures
 
     exact = {point.varied["prior"]: point for point in result.points if point.inference.key == "enumerate"}
     tables = {prior: result.read(point, "inclusion") for prior, point in exact.items()}
@@ -172,7 +170,7 @@ def leading_inclusion(tables: "list[pd.DataFrame]", top: int = 20) -> "pd.DataFr
 
 def plot(result: "pd.DataFrame") -> "Figure":
     """Held-out error of each method on each split, the methods in the order of their means."""
-    from evidentia.studies.harness.figures import COLOURS, new_figure, style
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
 
     rows: Any = result.dropna(subset=["test_mse"])
     errors = rows.pivot(index="split", columns="method", values="test_mse")

@@ -21,19 +21,18 @@ References:
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evidentia.studies.harness.config import StudyConfig
-from evidentia.studies.harness.main import run_as_main
-from evidentia.studies.harness.points import Ref
-from evidentia.studies.harness.registry import models, register_study
-from evidentia.studies.harness.study import Claim, Study
 from pydantic import Field
+
+from evidentia.studies.harness import Claim, Ref, Study, StudyConfig, register_study, run_as_main
+from evidentia.studies.harness.declare.registry import models
 
 if TYPE_CHECKING:
     import pandas as pd
-    from evidentia.models.structure.model import FamilyModel
-    from evidentia.studies.harness.data import Dataset
-    from evidentia.studies.harness.result import Result
     from matplotlib.figure import Figure
+
+    from evidentia.models.structure.model import FamilyModel
+    from evidentia.studies.harness.data.dataset import Dataset
+    from evidentia.studies.harness.declare.result import Result
 
 WEIGHTS = (100.0, 1.0, 0.01)
 REGIMES = {100.0: "prior dominates", 1.0: "evidence", 0.01: "overfit"}
@@ -165,8 +164,9 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
 def plot(result: "pd.DataFrame") -> "Figure":
     """Three by three triangles: draws of the relaxed prior, and the posterior over structures as a dot."""
     import torch
+
     from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax
-    from evidentia.studies.harness.figures import COLOURS, new_figure, plot_simplex, style
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, plot_simplex, style
 
     rows: Any = result[result["evidence"] == "importance"]
     generator_state = torch.get_rng_state()
@@ -206,7 +206,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
 
 def plot_bounds(result: "pd.DataFrame") -> "Figure":
     """Each bound and estimate of the log evidence at λ = τ = 1, as its distance from the reference value."""
-    from evidentia.studies.harness.figures import COLOURS, new_figure, style
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
 
     rows: Any = result[(result["prior_weight"] == 1.0) & (result["temperature"] == 1.0)]
     rows = rows.assign(estimate=rows["evidence"] + ", " + rows["guide"].str.replace("_", " "))

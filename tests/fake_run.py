@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from evidentia.studies.harness.points import canon
-from evidentia.studies.harness.verdict import check
+
+from evidentia.studies.harness.declare.points import canon
+from evidentia.studies.harness.reporting.verdict import check
 
 FEATURES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 INCLUSION = (0.0459, 0.9790, 1.000, 0.9999, 0.5696, 0.3789, 0.5684, 0.2029, 1.000, 0.0735)
@@ -187,8 +188,8 @@ def write_run(
 
 def write_figures(folder: Path, priors: tuple[str, ...]) -> None:
     """The figures of the study, PNG and SVG."""
-    from evidentia.studies.harness.figures import plot_simplex, save_figure
-    from evidentia.studies.harness.structure_figures import plot_inclusion, plot_structures
+    from evidentia.studies.harness.figures.base import plot_simplex, save_figure
+    from evidentia.studies.harness.figures.structures import plot_inclusion, plot_structures
 
     tables = {prior: inclusion(0.01 * number) for number, prior in enumerate(priors)}
     save_figure(plot_inclusion(tables), folder / "1-inclusion.png")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from evidentia.inference.evidence.log_evidence import LogEvidence, common_kind
 from torch import Tensor
+
+from evidentia.inference.evidence.log_evidence import LogEvidence, common_kind
 
 if TYPE_CHECKING:
     import pandas as pd

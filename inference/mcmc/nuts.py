@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyro
 import torch
-from evidentia.inference.callbacks import CallbackLike, notify
-from evidentia.inference.draws import Draws
-from evidentia.inference.mcmc.nuts_chain import Chain
 from pyro.infer.autoguide.initialization import init_to_uniform
 from torch import Tensor
+
+from evidentia.inference.idata.draws import Draws
+from evidentia.inference.mcmc.nuts_chain import Chain
+from evidentia.inference.training.callbacks import CallbackLike, notify
 
 __all__ = ["NutsStep", "nuts"]
 

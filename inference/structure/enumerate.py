@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.evidence.log_evidence import Kind
 from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.structure.posterior import StructurePosterior
@@ -12,7 +14,6 @@ from evidentia.inference.structure.scores import linear_scores
 from evidentia.inference.validate import check_data
 from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
-from torch import Tensor
 
 BOUND: Kind = "lower bound"
 ESTIMATE: Kind = "consistent estimate"

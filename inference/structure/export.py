@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.fit import Fit, fit
 from evidentia.inference.structure.exported import ExportedGuide, ExportedModel, ExportedModule, KeptWeights
-from evidentia.inference.structure.network_result import NetworkEvidence
 from evidentia.inference.structure.program import Program, compile_structure
 from evidentia.inference.structure.prune import kept as kept_entries
+from evidentia.inference.structure.stacked.result import NetworkEvidence
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.pair import Pair
@@ -20,7 +22,6 @@ from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.model import FamilyModel
 from evidentia.models.structure.structure import Structure
-from torch import Tensor
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 

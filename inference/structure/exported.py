@@ -6,11 +6,12 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from evidentia.inference.structure.program import Program
-from evidentia.models.likelihood import Likelihood
 from pyro.nn import PyroModule, PyroParam
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
+
+from evidentia.inference.structure.program import Program
+from evidentia.models.likelihood import Likelihood
 
 
 @final

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from evidentia.inference.evidence.log_evidence import Kind
 from evidentia.inference.structure.gibbs_step import GibbsState, dispersed, make_target, step
 from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget, LogEvidenceFunction
@@ -14,7 +16,6 @@ from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import linear_scores
 from evidentia.models.structure.family import Family
-from torch import Tensor
 
 Watcher = Callable[[int, Callable[[], dict[str, Tensor]]], bool | None]
 

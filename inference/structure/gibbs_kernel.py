@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, final
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.mcmc.kernel import Kernel
 from evidentia.inference.structure.gibbs_step import GibbsInfo, GibbsState, dispersed, init, make_target, step
 from evidentia.inference.structure.gibbs_target import GibbsTarget, LogEvidenceFunction
 from evidentia.inference.structure.linear import family_of
-from torch import Tensor
 
 
 @final

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.structure.gibbs_target import (
     CachedTarget,
     ConjugateTarget,
@@ -15,7 +17,6 @@ from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.validate import check_data
 from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
-from torch import Tensor
 
 
 class GibbsState(NamedTuple):

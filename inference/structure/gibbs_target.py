@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.structure.tableau import flip, here, neighbours, start
 from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.prior import StructurePrior
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial
-from torch import Tensor
 
 LogEvidenceFunction = Callable[[Tensor], Tensor]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.validate import check_data, check_design
 from evidentia.models.conjugate_priors import GPrior, NormalPrior
 from evidentia.models.conjugate_regression import ConjugateRegression
@@ -12,7 +14,6 @@ from evidentia.models.likelihood import Gaussian
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.model import FamilyModel
-from torch import Tensor
 
 if TYPE_CHECKING:
     from evidentia.inference.structure.posterior import StructurePosterior

@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from evidentia.inference.structure.family_target import family_target
-from evidentia.inference.structure.network_result import FailedStructures as FailedStructures
-from evidentia.inference.structure.network_result import NetworkEvidence as NetworkEvidence
-from evidentia.inference.structure.network_result import collect
-from evidentia.inference.structure.stacked_evidence import derive_seed, estimate
-from evidentia.inference.structure.stacked_guide import GUIDES, StackedGuide, deal
-from evidentia.inference.structure.stacked_state import Progress, State, from_dict, init
-from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import Schedule, train
+from torch import Tensor
+
+from evidentia.inference.structure.stacked.evidence import derive_seed, estimate
+from evidentia.inference.structure.stacked.family_target import family_target
+from evidentia.inference.structure.stacked.guide import GUIDES, StackedGuide, deal
+from evidentia.inference.structure.stacked.result import FailedStructures as FailedStructures
+from evidentia.inference.structure.stacked.result import NetworkEvidence as NetworkEvidence
+from evidentia.inference.structure.stacked.result import collect
+from evidentia.inference.structure.stacked.state import Progress, State, from_dict, init
+from evidentia.inference.structure.stacked.target import Target
+from evidentia.inference.structure.stacked.training import Schedule, train
 from evidentia.inference.validate import check_data
 from evidentia.models.structure.model import FamilyModel
-from torch import Tensor
 
 Callback = Callable[[Progress], bool | None]
 
@@ -56,7 +57,7 @@ def network_evidence(
     One unimodal guide sees one mode: the exchange and sign symmetries of hidden units are not counted.
 
     The structures share their random numbers (see
-    :func:`~evidentia.inference.structure.stacked_guide.deal`). A structure's result therefore depends neither
+    :func:`~evidentia.inference.structure.stacked.guide.deal`). A structure's result therefore depends neither
     on the structures beside it nor on ``chunk_size``, identical operations get identical evidence, and the
     errors of different structures are positively correlated.
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import torch
+from torch import Tensor
+
 from evidentia.inference.evidence.comparison import Probabilities, posterior_probabilities
 from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind, log_evidence
 from evidentia.inference.structure.batch_means import batch_means_error
@@ -16,7 +18,6 @@ from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.structure import Structure
-from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+from torch import Size, Tensor
+
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.evaluate import combine, live_ops
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.graph import INPUT, Aggregate
 from evidentia.models.structure.ops import Identity, Zero
 from evidentia.models.structure.structure import Structure
-from torch import Size, Tensor
 
 
 @final

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from evidentia.models.conjugate_regression import ConjugateRegression
 from torch import Tensor
+
+from evidentia.models.conjugate_regression import ConjugateRegression
 
 
 class Scores(NamedTuple):

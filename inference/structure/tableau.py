@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from evidentia.models.conjugate import Blocks, cholesky
 from torch import Tensor
+
+from evidentia.models.conjugate import Blocks, cholesky
 
 
 class Tableau(NamedTuple):

@@ -4,15 +4,16 @@ import math
 from typing import Any, final
 
 import torch
+from pyro.distributions import Categorical, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import clamp_probs
+
 from evidentia.models.distributions.gumbel_softmax_kl import gumbel_softmax_kl as gumbel_softmax_kl
 from evidentia.models.distributions.gumbel_softmax_kl import (
     gumbel_softmax_kl_ratio as gumbel_softmax_kl_ratio,
 )
 from evidentia.models.distributions.log_simplex import log_simplex
-from pyro.distributions import Categorical, TorchDistribution
-from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.utils import clamp_probs
 
 
 @final

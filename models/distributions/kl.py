@@ -1,13 +1,14 @@
 """Opt-in registration of the divergences of this package with torch's dispatcher."""
 
 import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.distributions.kl import register_kl as _register
+
 from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax
 from evidentia.models.distributions.gumbel_softmax_kl import gumbel_softmax_kl, gumbel_softmax_kl_ratio
 from evidentia.models.distributions.log_dirichlet import LogDirichlet
 from evidentia.models.distributions.logistic_normal import LogisticNormal, logistic_normal_kl
-from torch import Tensor
-from torch.distributions import kl_divergence
-from torch.distributions.kl import register_kl as _register
 
 
 def register_kl() -> None:

@@ -3,11 +3,12 @@
 from typing import Any, final
 
 import torch
-from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Dirichlet, constraints
 from torch.distributions.utils import clamp_probs
+
+from evidentia.models.distributions.log_simplex import log_simplex
 
 
 @final

@@ -4,10 +4,11 @@ import math
 from typing import Any, final
 
 import torch
-from evidentia.models.distributions.log_simplex import log_simplex
 from pyro.distributions import MultivariateNormal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+
+from evidentia.models.distributions.log_simplex import log_simplex
 
 
 @final

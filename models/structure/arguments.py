@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from evidentia.models.structure.errors import FamilyError
 from torch import Size, Tensor
+
+from evidentia.models.structure.errors import FamilyError
 
 
 def check_inputs(owner: str, x: Tensor, num_inputs: int) -> None:

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from evidentia.models.structure.errors import FamilyError
 from torch import Size, Tensor
+
+from evidentia.models.structure.errors import FamilyError
 
 Activation = str | Callable[[Tensor], Tensor] | None
 

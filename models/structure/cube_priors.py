@@ -7,9 +7,10 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import Tensor
+
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.prior import StructurePrior
-from torch import Tensor
 
 Numbers = float | Sequence[float] | Tensor
 

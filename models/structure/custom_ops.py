@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
+from torch import Size, Tensor, nn
+
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.errors import FamilyError
-from torch import Size, Tensor, nn
 
 Shape = int | Sequence[int | str]
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 
 import torch
+
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.custom_ops import as_op
 from evidentia.models.structure.domains import Domain

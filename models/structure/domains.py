@@ -3,8 +3,9 @@
 from typing import Literal, final
 
 import torch
-from evidentia.models.structure.errors import FamilyError
 from torch import Tensor
+
+from evidentia.models.structure.errors import FamilyError
 
 DomainName = Literal["cube_vertex", "cube", "simplex_vertex", "simplex"]
 

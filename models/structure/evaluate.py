@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.graph import INPUT, Aggregate, Plan
-from torch import Tensor
 
 
 class Design(NamedTuple):

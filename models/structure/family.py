@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
+from torch import Size, Tensor
+
 from evidentia.models.likelihood import Likelihood
 from evidentia.models.structure import evaluate as _evaluate
 from evidentia.models.structure.arguments import check_gates, check_inputs, check_weights
@@ -25,7 +27,6 @@ from evidentia.models.structure.model import FamilyModel
 from evidentia.models.structure.priors import StructurePrior
 from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
-from torch import Size, Tensor
 
 
 @final

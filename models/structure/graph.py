@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Size, Tensor
+
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.domains import Domain
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.prior import StructurePrior
-from torch import Size, Tensor
 
 INPUT = "x"
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Size, Tensor
+
 from evidentia.models.structure.base_op import (
     Activation,
     Op,
@@ -15,7 +17,6 @@ from evidentia.models.structure.base_op import (
     take_columns,
 )
 from evidentia.models.structure.errors import FamilyError
-from torch import Size, Tensor
 
 
 @final

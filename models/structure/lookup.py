@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
+
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.graph import Edge
 from evidentia.models.structure.structure import EdgeChoice, Structure
-from torch import Tensor
 
 Which = int | str | Mapping[str, str | Sequence[str]] | Tensor | Structure
 

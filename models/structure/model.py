@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, final
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Size, Tensor
+
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Likelihood
 from evidentia.models.structure.arguments import check_gates, check_inputs, check_weights
@@ -13,9 +17,6 @@ from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.evaluate import evaluate, live_ops
 from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
-from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
-from torch import Size, Tensor
 
 if TYPE_CHECKING:
     from evidentia.models.structure.family import Family

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Size, Tensor
+
 from evidentia.models.structure.base_op import (
     Activation,
     activation_function,
@@ -21,7 +23,6 @@ from evidentia.models.structure.base_op import Op as Op
 from evidentia.models.structure.custom_ops import op as op
 from evidentia.models.structure.layers import Dense as Dense
 from evidentia.models.structure.layers import Linear as Linear
-from torch import Size, Tensor
 
 
 @final

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from evidentia.models.hyper import Hyper
 from evidentia.models.structure.domains import Domain, DomainName
 from evidentia.models.structure.errors import FamilyError
-from torch import Tensor
 
 
 class StructurePrior(ABC):

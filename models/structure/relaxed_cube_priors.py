@@ -7,12 +7,13 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import Tensor
+
 from evidentia.models.distributions.logit_beta import LogitBeta
 from evidentia.models.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from evidentia.models.structure.cube_priors import Numbers, bernoulli_log_mass, probabilities
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.prior import StructurePrior, positive_temperature, weights_of
-from torch import Tensor
 
 
 @final

@@ -7,6 +7,9 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
 from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax as LogGumbelSoftmax
 from evidentia.models.distributions.log_dirichlet import LogDirichlet
 from evidentia.models.distributions.logistic_normal import LogisticNormal as LogLogisticNormal
@@ -14,8 +17,6 @@ from evidentia.models.distributions.logistic_normal import argmax_probability
 from evidentia.models.hyper import Hyper
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.prior import StructurePrior, positive_temperature, weights_of
-from pyro.distributions import TorchDistribution
-from torch import Tensor
 
 Weights = Sequence[float] | Tensor | Hyper | None
 

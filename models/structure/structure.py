@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
+
 from evidentia.models.structure.domains import Domain
 from evidentia.models.structure.errors import FamilyError
-from torch import Tensor
 
 FORMAT = "evidentia.structure/1"
 

@@ -6,9 +6,10 @@ from typing import Literal, final
 import pyro
 import pyro.distributions as dist
 import torch
-from evidentia.models.structure.errors import FamilyError
 from torch import Size, Tensor
 from torch.distributions import constraints
+
+from evidentia.models.structure.errors import FamilyError
 
 
 @final

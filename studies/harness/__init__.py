@@ -1,1 +1,10 @@
-"""How a study is declared, run, kept, reported and compared."""
+"""How a study is declared, run, kept, reported and compared; here are the words a study module needs."""
+
+from evidentia.studies.harness.declare.config import StudyConfig as StudyConfig
+from evidentia.studies.harness.declare.points import Budget as Budget
+from evidentia.studies.harness.declare.points import Ref as Ref
+from evidentia.studies.harness.declare.registry import register_study as register_study
+from evidentia.studies.harness.declare.result import Result as Result
+from evidentia.studies.harness.declare.study import Claim as Claim
+from evidentia.studies.harness.declare.study import Study as Study
+from evidentia.studies.harness.main import run_as_main as run_as_main

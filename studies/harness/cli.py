@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from evidentia.studies.harness.arguments import (
+
+from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.terminal.arguments import (
     Json,
     NoPlugins,
     RunFolder,
@@ -19,9 +21,8 @@ from evidentia.studies.harness.arguments import (
     path,
     resolve,
 )
-from evidentia.studies.harness.arguments import workers as read_workers
-from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.faults import Counted, call
+from evidentia.studies.harness.terminal.arguments import workers as read_workers
+from evidentia.studies.harness.terminal.faults import Counted, call
 
 RUNS = Path("runs")
 
@@ -40,7 +41,7 @@ def list_studies(
     no_plugins: NoPlugins = False,
 ) -> None:
     """List the studies: name, question, number of points, expected minutes."""
-    from evidentia.studies.harness import listing
+    from evidentia.studies.harness.terminal import listing
 
     rows, notices = listing.study_rows(not no_plugins, tag)
     for notice in notices:
@@ -70,7 +71,7 @@ def show(
     no_plugins: NoPlugins = False,
 ) -> None:
     """Show the resolved settings with type, default and bound, and the parts of the model as text."""
-    from evidentia.studies.harness import listing
+    from evidentia.studies.harness.terminal import listing
 
     module, config, declared = resolve(study, overrides, smoke, seed, no_plugins)
     rows = list(listing.settings(config))
@@ -135,8 +136,8 @@ def run(
     module, _, declared = resolve(study, overrides, smoke, seed, no_plugins)
     declared.confirm(yes)
 
-    from evidentia.studies.harness.progress import make_reporter
-    from evidentia.studies.harness.run import run_study
+    from evidentia.studies.harness.engine.run import run_study
+    from evidentia.studies.harness.terminal.progress import make_reporter
 
     reporter = make_reporter(sys.stdout, sys.stderr, quiet=quiet, as_json=as_json)
     done = run_study(
@@ -164,7 +165,7 @@ def report(
 ) -> None:
     """Build report.html again from the folder of a run alone; the same bytes each time."""
     place = path(folder, "RUN")
-    from evidentia.studies.harness.report import build_report
+    from evidentia.studies.harness.reporting.report import build_report
 
     page = str(build_report(place))
     _say(page)
@@ -179,7 +180,7 @@ def compare(
 ) -> None:
     """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
     places = [path(each, "RUN") for each in runs]
-    from evidentia.studies.harness.compare import compare_runs
+    from evidentia.studies.harness.reporting.compare import compare_runs
 
     _say(compare_runs(places, csv=csv).rstrip("\n"))
 
@@ -188,7 +189,7 @@ def compare(
 def status(folder: RunFolder) -> None:
     """Show the state of every point of a run."""
     place = path(folder, "RUN")
-    from evidentia.studies.harness.status import status_table
+    from evidentia.studies.harness.reporting.status import status_table
 
     _say(status_table(place))
 
@@ -201,8 +202,8 @@ def clean(
     root: Annotated[str, typer.Argument(help="folder of a run, or of all runs")] = str(RUNS),
 ) -> None:
     """Remove temporary files that killed runs left behind."""
-    from evidentia.studies.harness.clean import clean as remove
-    from evidentia.studies.harness.clean import parse_age
+    from evidentia.studies.harness.storage.clean import clean as remove
+    from evidentia.studies.harness.storage.clean import parse_age
 
     age, place = parse_age(older_than), path(root, "ROOT")
     removed = remove(place, age) if place.exists() or place != RUNS else []
@@ -214,13 +215,13 @@ def clean(
 @app.command()
 def doctor() -> None:
     """Show versions, threads, optional packages, the dot binary and free disk space."""
-    from evidentia.studies.harness.doctor import doctor_report
+    from evidentia.studies.harness.reporting.doctor import doctor_report
 
     _say(doctor_report())
 
 
 def _print_plan(module: Any, study: Any, as_json: bool) -> None:
-    from evidentia.studies.harness import listing
+    from evidentia.studies.harness.terminal import listing
 
     planned = listing.plan(module, study)
     if as_json:

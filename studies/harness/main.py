@@ -20,7 +20,7 @@ def run_as_main(name: str) -> NoReturn:
         SystemExit: always, with the exit code of the run.
     """
     from evidentia.studies.harness.cli import main
-    from evidentia.studies.harness.discovery import discover
+    from evidentia.studies.harness.declare.discovery import discover
 
     module = sys.modules[name]
     spec = getattr(module, "__spec__", None)

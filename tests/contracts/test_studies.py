@@ -4,8 +4,9 @@ import importlib
 import math
 
 import pytest
-from evidentia.studies.harness.claims import check_claims
-from evidentia.studies.harness.discovery import discover
+
+from evidentia.studies.harness.declare.discovery import discover
+from evidentia.studies.harness.reporting.claims import check_claims
 
 STUDIES = {name: source.module for name, source in discover(plugins=False).items()}
 

@@ -3,8 +3,9 @@
 import arviz as az
 import numpy as np
 import pytest
-from evidentia.inference.checks import Diagnostic, chain_checks, pareto_k_of
+
 from evidentia.inference.diagnostics import guide_check, mcmc_checks
+from evidentia.inference.idata.checks import Diagnostic, chain_checks, pareto_k_of
 
 
 def idata(posterior: dict, stats: dict | None = None):

@@ -4,8 +4,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from evidentia.inference.data_plate import data_plate, minibatches
 from pyro.infer import Trace_ELBO
+
+from evidentia.inference.training.data_plate import data_plate, minibatches
 
 
 def elbo_of(rows: torch.Tensor, y: torch.Tensor, size: int) -> float:

@@ -12,15 +12,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+
 from evidentia.inference import diagnostics
-from evidentia.inference.draw_layout import inspect_model
 from evidentia.inference.fit import fit
-from evidentia.inference.guide_draws import guide_draws
-from evidentia.inference.log_likelihood import log_likelihood, shaped
+from evidentia.inference.idata.draw_layout import inspect_model
+from evidentia.inference.idata.guide_draws import guide_draws
+from evidentia.inference.idata.log_likelihood import log_likelihood, shaped
 from evidentia.inference.mcmc.nuts import nuts
 from evidentia.models.conjugate_priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
-from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
 MANDATORY = {
     "posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior", "prior_predictive",

@@ -5,6 +5,7 @@ import math
 import oracles
 import pytest
 import torch
+
 from evidentia.inference.evidence.comparison import compare_evidence, posterior_probabilities
 from evidentia.inference.evidence.log_evidence import common_kind, log_evidence
 

@@ -6,15 +6,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from evidentia.inference.finite import all_finite
-from evidentia.inference.fit import Fit, FitError, fit, restore
-from evidentia.inference.optimiser_state import flatten_optimiser, load_optimiser
-from evidentia.inference.stopping import StoppingRule
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import constraints
+
+from evidentia.inference.fit import Fit, FitError, fit, restore
+from evidentia.inference.training.finite import all_finite
+from evidentia.inference.training.optimiser_state import flatten_optimiser, load_optimiser
+from evidentia.inference.training.stopping import StoppingRule
 
 
 def data(n: int = 20) -> tuple[torch.Tensor, torch.Tensor]:

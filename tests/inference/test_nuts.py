@@ -4,9 +4,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from evidentia.inference.draws import Draws
-from evidentia.inference.mcmc.nuts import nuts
 from torch.distributions import constraints
+
+from evidentia.inference.idata.draws import Draws
+from evidentia.inference.mcmc.nuts import nuts
 
 
 def data(n: int = 60) -> tuple[torch.Tensor, torch.Tensor]:

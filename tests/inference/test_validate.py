@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from evidentia.inference.validate import check_data, check_design
 
 

@@ -5,11 +5,12 @@ import math
 import oracles
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
+from torch.distributions import MultivariateNormal, Normal, StudentT
+
 from evidentia.models.conjugate import all_blocks, augment, bic_log_bayes_factor, blocks, masked, statistics
 from evidentia.models.conjugate_priors import GPrior, NormalInverseGamma, NormalPrior
 from evidentia.models.conjugate_regression import ConjugateRegression, owners
-from sklearn.datasets import load_diabetes
-from torch.distributions import MultivariateNormal, Normal, StudentT
 
 PRIORS = {
     "liang": GPrior(),

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Dense, Identity, Linear, Zero

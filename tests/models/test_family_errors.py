@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from evidentia.models.likelihood import Bernoulli as Binary
 from evidentia.models.likelihood import Categorical as Classes
 from evidentia.models.likelihood import Gaussian

@@ -2,13 +2,14 @@
 
 import pyro
 import torch
+from torch import Size, nn
+
 from evidentia.models.likelihood import Categorical as Classes
 from evidentia.models.likelihood import Gaussian, Hyper
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Dense, Linear, Op, op
 from evidentia.models.structure.priors import GumbelSoftmax
 from evidentia.models.structure.weights import ARD
-from torch import Size, nn
 
 
 def test_worked_example_in_ten_lines() -> None:

@@ -7,6 +7,11 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
 import torch
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.mcmc.util import initialize_model
+from torch import Tensor
+
 from evidentia.models.likelihood import Bernoulli as Binary
 from evidentia.models.likelihood import Categorical as Classes
 from evidentia.models.likelihood import Gaussian, Hyper, Poisson
@@ -26,10 +31,6 @@ from evidentia.models.structure.priors import (
     RelaxedBernoulli,
 )
 from evidentia.models.structure.weights import ARD
-from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate
-from pyro.infer.autoguide import AutoNormal
-from pyro.infer.mcmc.util import initialize_model
-from torch import Tensor
 
 DTYPE = torch.float64
 N = 8

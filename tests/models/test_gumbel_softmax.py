@@ -6,8 +6,9 @@ import oracles
 import pytest
 import scipy.stats
 import torch
-from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+
+from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax
 
 S = torch.tensor(oracles.GUMBEL_WEIGHTS, dtype=torch.float64)
 

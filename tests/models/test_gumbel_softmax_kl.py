@@ -3,14 +3,15 @@
 import oracles
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+
 from evidentia.models.distributions.gumbel_softmax import (
     GumbelSoftmax,
     gumbel_softmax_kl,
     gumbel_softmax_kl_ratio,
 )
 from evidentia.models.distributions.kl import register_kl
-from torch import Tensor
-from torch.distributions import Categorical, kl_divergence
 
 S = torch.tensor(oracles.GUMBEL_WEIGHTS, dtype=torch.float64)
 

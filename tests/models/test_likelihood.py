@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+
 from evidentia.models.likelihood import Bernoulli, Categorical, Gaussian, Hyper, Poisson
 from evidentia.models.pair import Pair
 

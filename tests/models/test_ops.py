@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Size, nn
+
 from evidentia.models.structure.base_op import ACTIVATIONS
 from evidentia.models.structure.custom_ops import Module, as_op
 from evidentia.models.structure.ops import GLM, Constant, Dense, Identity, Linear, Op, Zero, op
-from torch import Size, nn
 
 OPS = {
     "constant": Constant(),

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import Constant, Dense, Identity, Linear, Zero

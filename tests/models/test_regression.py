@@ -6,10 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
-from evidentia.models.structure.priors import Bernoulli, BetaBinomial
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO, config_enumerate
+
+from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
+from evidentia.models.structure.priors import Bernoulli, BetaBinomial
 
 PRIORS = {
     "g, unknown noise": GPrior(g=5.0),

@@ -7,6 +7,9 @@ import pyro.distributions as dist
 import pytest
 import scipy.integrate
 import torch
+from torch import Tensor
+from torch.distributions import biject_to, kl_divergence
+
 from evidentia.models.distributions.gumbel_softmax import GumbelSoftmax
 from evidentia.models.distributions.kl import register_kl
 from evidentia.models.distributions.log_dirichlet import LogDirichlet
@@ -18,8 +21,6 @@ from evidentia.models.distributions.logistic_normal import (
 )
 from evidentia.models.distributions.logit_beta import LogitBeta
 from evidentia.models.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
-from torch import Tensor
-from torch.distributions import biject_to, kl_divergence
 
 S = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
 LOC = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64)

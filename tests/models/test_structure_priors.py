@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from evidentia.models.structure.domains import DOMAINS, Domain
 from evidentia.models.structure.priors import (
     Bernoulli,

@@ -6,9 +6,10 @@ import pyro.distributions as dist
 import pytest
 import scipy.integrate
 import torch
-from evidentia.models.structure.weights import ARD, inverse_gamma_marginal
 from torch import Size
 from torch.distributions import Normal, kl_divergence
+
+from evidentia.models.structure.weights import ARD, inverse_gamma_marginal
 
 
 def test_log_prior_is_a_normal_density() -> None:

@@ -14,10 +14,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evidentia.studies.harness.config import Frozen, StudyConfig
+from evidentia.studies.harness.declare.config import Frozen, StudyConfig
 from evidentia.studies.harness.main import run_as_main
-from evidentia.studies.harness.registry import datasets, inferences, register_study
-from evidentia.studies.harness.study import Claim, Study
+from evidentia.studies.harness.declare.registry import datasets, inferences, register_study
+from evidentia.studies.harness.declare.study import Claim, Study
 
 
 class Optimiser(Frozen):
@@ -44,7 +44,7 @@ class Config(StudyConfig):
 
 def line(rows: int, bad: bool = False):
     import numpy
-    from evidentia.studies.harness.data import make_dataset
+    from evidentia.studies.harness.data.dataset import make_dataset
 
     column = numpy.linspace(-1.0, 1.0, rows)[:, None]
     if bad:
@@ -55,7 +55,7 @@ def line(rows: int, bad: bool = False):
 def shift(problem, params, context):
     import time
     import numpy
-    from evidentia.studies.harness.outcome import Outcome
+    from evidentia.studies.harness.engine.outcome import Outcome
 
     if params.get("slow"):
         time.sleep(params["slow"])
@@ -112,7 +112,7 @@ def write_plugin(folder: Path, name: str, module: str, source: str, distribution
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Leave the registries as they were."""
-    from evidentia.studies.harness import registry
+    from evidentia.studies.harness.declare import registry
 
     tables = [getattr(registry, name) for name in ("datasets", "models", "guides", "inferences", "metrics")]
     before = [dict(table._targets) for table in tables]

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from evidentia.studies.harness import atomic
+
 from evidentia.studies.harness.errors import StorageError
+from evidentia.studies.harness.storage import atomic
 
 pytestmark = pytest.mark.no_torch
 

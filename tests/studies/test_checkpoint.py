@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from evidentia.studies.harness.checkpoint import CheckpointError, FolderCheckpoints, decode, encode, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
+
+from evidentia.studies.harness.storage.checkpoint import (
+    CheckpointError,
+    FolderCheckpoints,
+    decode,
+    encode,
+    unpack,
+)
 
 
 def store(tmp_path: Path, notices: list[str] | None = None, **options: object) -> FolderCheckpoints:

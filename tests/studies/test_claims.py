@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from evidentia.studies.harness.claims import ClaimResult, check_claim, check_claims, claims_exit_code
+
+from evidentia.studies.harness.reporting.claims import (
+    ClaimResult,
+    check_claim,
+    check_claims,
+    claims_exit_code,
+)
 
 TABLE = pd.DataFrame(
     {

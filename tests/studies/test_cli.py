@@ -8,9 +8,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
 from evidentia.studies.harness import cli
 from evidentia.studies.harness.errors import NumericalFailure, StorageError, StudyError
-from evidentia.studies.harness.faults import DEBUG
+from evidentia.studies.harness.terminal.faults import DEBUG
 
 pytestmark = pytest.mark.no_torch
 
@@ -44,7 +45,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise seen.error
         return SimpleNamespace(exit_code=seen.exit_code, result=None, folder=None)
 
-    module = ModuleType("evidentia.studies.harness.run")
+    module = ModuleType("evidentia.studies.harness.engine.run")
     module.run_study = run_study
     monkeypatch.setitem(sys.modules, module.__name__, module)
     import evidentia.studies.harness
@@ -101,9 +102,9 @@ def test_show_draws_the_model_as_text(add_plugin, capsys):
         "drawn",
         "drawn_study",
         "'''Is it drawn?'''\n"
-        "from evidentia.studies.harness.config import StudyConfig as Config\n"
-        "from evidentia.studies.harness.registry import models, register_study\n"
-        "from evidentia.studies.harness.study import Study\n"
+        "from evidentia.studies.harness.declare.config import StudyConfig as Config\n"
+        "from evidentia.studies.harness.declare.registry import models, register_study\n"
+        "from evidentia.studies.harness.declare.study import Study\n"
         "def build():\n"
         "    import pyro, pyro.distributions as dist\n"
         "    def model(x, y=None):\n"
@@ -289,7 +290,7 @@ def test_B11_an_out_folder_that_is_a_link_or_somebody_elses_is_refused(toy, tmp_
 
 def test_B13_a_grid_of_a_million_points_needs_a_word(toy, engine, capsys):  # noqa: N802
     shifts = "shifts=[" + ",".join(str(value) for value in range(1000)) + "]"
-    from evidentia.studies.harness import study as module
+    from evidentia.studies.harness.declare import study as module
 
     assert call(capsys, "run", "toy", "--set", shifts)[0] == 0
     limit, module.Study.confirm.__defaults__ = module.Study.confirm.__defaults__, (False, 999)

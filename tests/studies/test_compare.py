@@ -6,9 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from evidentia.studies.harness.compare import Entry, compare_entries
+
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.predictive import Pointwise, elpd_difference, elpd_total, stacking_weights
+from evidentia.studies.harness.reporting.compare import Entry, compare_entries
+from evidentia.studies.harness.reporting.predictive import (
+    Pointwise,
+    elpd_difference,
+    elpd_total,
+    stacking_weights,
+)
 
 DATA = "ab" * 32
 

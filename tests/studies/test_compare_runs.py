@@ -10,10 +10,11 @@ import fake_run
 import numpy as np
 import pandas as pd
 import pytest
-from evidentia.studies.harness import manifest
-from evidentia.studies.harness.compare import compare_runs, comparison
-from evidentia.studies.harness.compare_entries import family_evidence
+
 from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.reporting.compare import compare_runs, comparison
+from evidentia.studies.harness.reporting.compare_entries import family_evidence
+from evidentia.studies.harness.storage import manifest
 
 
 def one(folder: Path, value: float, **changes) -> Path:

@@ -4,9 +4,10 @@ import pickle
 from typing import Any
 
 import pytest
-from evidentia.studies.harness.config import Frozen, FrozenDict, Params, StudyConfig, freeze
-from evidentia.studies.harness.errors import StudyError
 from pydantic import Field
+
+from evidentia.studies.harness.declare.config import Frozen, FrozenDict, Params, StudyConfig, freeze
+from evidentia.studies.harness.errors import StudyError
 
 pytestmark = pytest.mark.no_torch
 

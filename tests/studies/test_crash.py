@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from evidentia.studies.harness.errors import StorageError, StudyError
-from evidentia.studies.harness.manifest import differing, is_done
+from evidentia.studies.harness.storage.manifest import differing, is_done
 
 pytestmark = pytest.mark.dist
 STEPS = "steps=40"

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import pytest
 import torch
-from evidentia.studies.harness.dask_executor import DaskExecutor, parse_workers
+
+from evidentia.studies.harness.engine.dask_executor import DaskExecutor, parse_workers
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.manifest import is_done
+from evidentia.studies.harness.storage.manifest import is_done
 
 pytestmark = pytest.mark.dist
 pytest.importorskip("distributed")

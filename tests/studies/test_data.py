@@ -9,8 +9,11 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from evidentia.studies.harness import table_file
-from evidentia.studies.harness.data import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evidentia.studies.harness.data import table_file
+from evidentia.studies.harness.data.dataset import (
     Dataset,
     check_rows,
     load_dataset,
@@ -18,10 +21,8 @@ from evidentia.studies.harness.data import (
     standardise,
     validate_dataset,
 )
+from evidentia.studies.harness.declare.points import Ref
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.points import Ref
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def sample(rows: int = 8, **info: Any) -> Dataset:

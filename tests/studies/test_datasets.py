@@ -4,10 +4,11 @@ import numpy
 import oracles
 import pytest
 import torch
-from evidentia.studies.harness.data import load_dataset, validate_dataset
-from evidentia.studies.harness.datasets import diabetes, diabetes_wide, tanh
+
+from evidentia.studies.harness.data.dataset import load_dataset, validate_dataset
+from evidentia.studies.harness.data.datasets import diabetes, diabetes_wide, tanh
+from evidentia.studies.harness.declare.points import Ref
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.points import Ref
 
 
 def permutation(seed: int) -> torch.Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fake_run
 import pandas as pd
-from evidentia.studies.harness.digest import digest, point_names, telling
-from evidentia.studies.harness.read_run import read_run
+
+from evidentia.studies.harness.reporting.digest import digest, point_names, telling
+from evidentia.studies.harness.storage.read_run import read_run
 
 TABLE = pd.DataFrame(
     {

@@ -5,12 +5,13 @@ import sys
 from typing import Annotated, Literal
 
 import pytest
-from evidentia.studies.harness import listing
-from evidentia.studies.harness.config import FrozenDict, Params, StudyConfig
-from evidentia.studies.harness.discovery import declare, discover, find, load
-from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.study import Study
 from pydantic import Field
+
+from evidentia.studies.harness.declare.config import FrozenDict, Params, StudyConfig
+from evidentia.studies.harness.declare.discovery import declare, discover, find, load
+from evidentia.studies.harness.declare.study import Study
+from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.terminal import listing
 
 pytestmark = pytest.mark.no_torch
 
@@ -81,8 +82,8 @@ def test_names_are_found_with_a_close_match(toy):
         ("def f(:", "cannot be imported: SyntaxError"),
         ("raise SystemExit(0)", "cannot be imported: SystemExit"),
         (
-            "from evidentia.studies.harness.config import StudyConfig\n"
-            "from evidentia.studies.harness.registry import register_study\n"
+            "from evidentia.studies.harness.declare.config import StudyConfig\n"
+            "from evidentia.studies.harness.declare.registry import register_study\n"
             "class Config(StudyConfig):\n    steps: int = 'x'\n"
             "@register_study\ndef study(config): ...\n",
             "study broken: steps: given 'x', expected integer",
@@ -90,12 +91,13 @@ def test_names_are_found_with_a_close_match(toy):
         ("", r"needs a class Config\(StudyConfig\)"),
         ("class Config: pass", r"needs a class Config\(StudyConfig\)"),
         (
-            "from evidentia.studies.harness.config import StudyConfig as Config\ndef study(config): ...",
+            "from evidentia.studies.harness.declare.config import StudyConfig as Config\n"
+            "def study(config): ...",
             "@register_study",
         ),
         (
-            "from evidentia.studies.harness.config import StudyConfig\n"
-            "from evidentia.studies.harness.registry import register_study\n"
+            "from evidentia.studies.harness.declare.config import StudyConfig\n"
+            "from evidentia.studies.harness.declare.registry import register_study\n"
             "class Config(StudyConfig):\n    steps: int\n"
             "@register_study\ndef study(config): ...\n",
             "Config.steps has no default",
@@ -123,9 +125,9 @@ def test_a_study_that_is_not_valid_is_named(body: str, message: str, add_plugin)
     add_plugin(
         "bent",
         "bent_study",
-        "from evidentia.studies.harness.config import StudyConfig as Config\n"
-        "from evidentia.studies.harness.registry import register_study\n"
-        "from evidentia.studies.harness.study import Study\n"
+        "from evidentia.studies.harness.declare.config import StudyConfig as Config\n"
+        "from evidentia.studies.harness.declare.registry import register_study\n"
+        "from evidentia.studies.harness.declare.study import Study\n"
         f"@register_study\ndef study(config): {body}\n",
     )
     module = load(find("bent"))

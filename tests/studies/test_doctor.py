@@ -7,8 +7,9 @@ import sys
 from collections import namedtuple
 
 import pytest
-from evidentia.studies.harness import doctor
-from evidentia.studies.harness.doctor import diagnose, doctor_report, extras, usable
+
+from evidentia.studies.harness.reporting import doctor
+from evidentia.studies.harness.reporting.doctor import diagnose, doctor_report, extras, usable
 
 
 @pytest.fixture

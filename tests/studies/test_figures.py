@@ -12,16 +12,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from evidentia.studies.harness.figures import plot_simplex, save_figure
-from evidentia.studies.harness.graph_figures import draw_graph, layout, plot_family, plot_model_graph
-from evidentia.studies.harness.model_graph import Graph, Node, dot_text, graph_text, model_graph
-from evidentia.studies.harness.structure_figures import (
+from matplotlib.figure import Figure
+
+from evidentia.studies.harness.figures.base import plot_simplex, save_figure
+from evidentia.studies.harness.figures.graphs import draw_graph, layout, plot_family, plot_model_graph
+from evidentia.studies.harness.figures.model_graph import Graph, Node, dot_text, graph_text, model_graph
+from evidentia.studies.harness.figures.structures import (
     members,
     plot_inclusion,
     plot_probabilities,
     plot_structures,
 )
-from matplotlib.figure import Figure
 
 TABLE = pd.DataFrame(
     {

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from evidentia.studies.harness import atomic, manifest, read_run, results, run_folder
+
 from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.storage import atomic, manifest, read_run, results, run_folder
 
 ROOT = Path(__file__).parents[2]
 # Written in parts, so that this file does not find itself.
@@ -113,7 +114,7 @@ def hostile_files(marker: Path) -> dict[str, bytes]:
 
 
 def read_npz(path: Path) -> object:
-    from evidentia.studies.harness.table_file import csv
+    from evidentia.studies.harness.data.table_file import csv
 
     return csv(str(path), target="y")
 
@@ -185,7 +186,7 @@ def test_a_run_with_hostile_results_is_not_believed(marker: Path, tmp_path: Path
     digest = hashlib.sha256(data).hexdigest()
     atomic.write_json(point / "MANIFEST.json", {"schema": 1, "files": {"metrics.csv": digest}})
     (point / "DONE").write_text("done\n")
-    from evidentia.studies.harness.report import build_report
+    from evidentia.studies.harness.reporting.report import build_report
 
     for read in (read_run.read_run, build_report):
         with pytest.raises(StudyError) as refusal:

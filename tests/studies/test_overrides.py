@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from evidentia.studies.harness.config import Frozen, FrozenDict, Params, StudyConfig
-from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.overrides import MAX_OVERRIDE_LENGTH, apply_overrides, parse_override
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
+
+from evidentia.studies.harness.declare.config import Frozen, FrozenDict, Params, StudyConfig
+from evidentia.studies.harness.declare.overrides import MAX_OVERRIDE_LENGTH, apply_overrides, parse_override
+from evidentia.studies.harness.errors import StudyError
 
 pytestmark = pytest.mark.no_torch
 

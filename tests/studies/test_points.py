@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy
 import pytest
-from evidentia.studies.harness.discovery import find, load
-from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.overrides import apply_overrides
-from evidentia.studies.harness.points import Budget, Point, Ref, canon, digest, expand
-from evidentia.studies.harness.study import Study
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from evidentia.studies.harness.declare.discovery import find, load
+from evidentia.studies.harness.declare.overrides import apply_overrides
+from evidentia.studies.harness.declare.points import Budget, Point, Ref, canon, digest, expand
+from evidentia.studies.harness.declare.study import Study
+from evidentia.studies.harness.errors import StudyError
 
 pytestmark = pytest.mark.no_torch
 

@@ -7,8 +7,11 @@ import json
 
 import pandas as pd
 import pytest
-from evidentia.studies.harness.bars import RichReporter
-from evidentia.studies.harness.progress import (
+from rich.console import Console
+
+from evidentia.studies.harness.reporting.verdict import Verdict
+from evidentia.studies.harness.terminal.bars import RichReporter
+from evidentia.studies.harness.terminal.progress import (
     JsonReporter,
     PlainReporter,
     ProgressEvent,
@@ -16,9 +19,7 @@ from evidentia.studies.harness.progress import (
     Reporter,
     make_reporter,
 )
-from evidentia.studies.harness.trend import Trend, clock_text
-from evidentia.studies.harness.verdict import Verdict
-from rich.console import Console
+from evidentia.studies.harness.terminal.trend import Trend, clock_text
 
 HEADER = {"study": "tanh [bold]", "folder": "runs/tanh/20260101-abc123"}
 VERDICT = Verdict(

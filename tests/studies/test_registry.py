@@ -4,12 +4,13 @@ import sys
 from typing import Any
 
 import pytest
-from evidentia.studies.harness import registry as module
-from evidentia.studies.harness.config import Frozen
-from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.points import Ref
-from evidentia.studies.harness.registry import Registry
 from pydantic import Field
+
+from evidentia.studies.harness.declare import registry as module
+from evidentia.studies.harness.declare.config import Frozen
+from evidentia.studies.harness.declare.points import Ref
+from evidentia.studies.harness.declare.registry import Registry
+from evidentia.studies.harness.errors import StudyError
 
 pytestmark = pytest.mark.no_torch
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import fake_run
 import pandas as pd
 import pytest
+
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.findings import (
+from evidentia.studies.harness.reporting.findings import (
     evidence_sentence,
     inclusion_sentence,
     structure_sentence,
     winners_sentence,
 )
-from evidentia.studies.harness.report import build_report
+from evidentia.studies.harness.reporting.report import build_report
 
 ATTACK = '<script>alert("x")</script>'
 

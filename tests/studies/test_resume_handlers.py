@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from evidentia.studies.harness.data import make_dataset
-from evidentia.studies.harness.registry import datasets, guides, models
-from evidentia.studies.harness.run import RunResult, run_study
-from evidentia.studies.harness.study import Study
+
+from evidentia.studies.harness.data.dataset import make_dataset
+from evidentia.studies.harness.declare.registry import datasets, guides, models
+from evidentia.studies.harness.declare.study import Study
+from evidentia.studies.harness.engine.run import RunResult, run_study
 
 pytestmark = pytest.mark.dist
 

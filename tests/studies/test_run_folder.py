@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from evidentia.studies.harness import command, environment, manifest, run_folder
-from evidentia.studies.harness.clean import clean, parse_age
+
+from evidentia.studies.harness.engine import command
+from evidentia.studies.harness.engine.signals import StopSignals
 from evidentia.studies.harness.errors import StorageError, StudyError
-from evidentia.studies.harness.locks import LOCK, BusyError, Shard, hold, hold_run
-from evidentia.studies.harness.signals import StopSignals
+from evidentia.studies.harness.storage import environment, manifest, run_folder
+from evidentia.studies.harness.storage.clean import clean, parse_age
+from evidentia.studies.harness.storage.locks import LOCK, BusyError, Shard, hold, hold_run
 
 pytestmark = pytest.mark.no_torch
 
@@ -113,7 +115,8 @@ def test_lock_is_exclusive_and_dies_with_its_owner(tmp_path: Path) -> None:
             pass
         assert refusal.value.exit_code == 2
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom evidentia.studies.harness.locks import hold\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from evidentia.studies.harness.storage.locks import hold\n"
         "with hold(Path(sys.argv[1]), 'busy'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     lock = tmp_path / LOCK

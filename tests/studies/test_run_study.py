@@ -9,13 +9,14 @@ from types import ModuleType
 import pandas as pd
 import pytest
 import torch
-from evidentia.studies.harness.clean import clean
+
+from evidentia.studies.harness.declare.registry import metrics, models
+from evidentia.studies.harness.engine.run import RunResult, run_study
 from evidentia.studies.harness.errors import NumericalFailure, StudyError
-from evidentia.studies.harness.locks import Shard
-from evidentia.studies.harness.manifest import differing, is_done
-from evidentia.studies.harness.registry import metrics, models
-from evidentia.studies.harness.results import read_weights
-from evidentia.studies.harness.run import RunResult, run_study
+from evidentia.studies.harness.storage.clean import clean
+from evidentia.studies.harness.storage.locks import Shard
+from evidentia.studies.harness.storage.manifest import differing, is_done
+from evidentia.studies.harness.storage.results import read_weights
 
 NOT_RESULTS = {"status.json", "log.jsonl", ".lock"}
 
@@ -269,7 +270,7 @@ def test_missing_extra_is_named_with_the_line_that_installs(
 
 
 def test_changed_data_are_refused_on_resume(toy: ModuleType, tmp_path: Path, monkeypatch) -> None:
-    from evidentia.studies.harness.problem import _load
+    from evidentia.studies.harness.engine.problem import _load
 
     out = tmp_path / "run"
     run(toy, out)
@@ -377,7 +378,7 @@ def test_figures_graph_and_report_have_the_same_bytes_each_time(
     assert dot[0] == dot[1]
     assert "obs" in dot[0]
     report = (tmp_path / "a" / "report.html").read_bytes()
-    from evidentia.studies.harness.report import build_report
+    from evidentia.studies.harness.reporting.report import build_report
 
     build_report(tmp_path / "a")
     assert (tmp_path / "a" / "report.html").read_bytes() == report

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import fake_run
 import pytest
+
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.read_run import read_run
-from evidentia.studies.harness.status import age_text, point_states, status_table
+from evidentia.studies.harness.reporting.status import age_text, point_states, status_table
+from evidentia.studies.harness.storage.read_run import read_run
 
 NOW = datetime(2026, 1, 1, 2, 0, 0, tzinfo=UTC)
 LAST = f"points/{2:012x}/status.json"

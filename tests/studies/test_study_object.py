@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+from evidentia.studies.harness.declare.points import Ref, canon
+from evidentia.studies.harness.declare.study import Claim, Result, Study
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.points import Ref, canon
-from evidentia.studies.harness.study import Claim, Result, Study
 
 BASE: dict[str, Any] = {"name": "toy", "data": "tanh", "inference": "svi"}
 CLAIM: dict[str, Any] = {"text": "t", "metric": "m", "op": ">="}

@@ -7,9 +7,17 @@ import math
 
 import pandas as pd
 import pytest
-from evidentia.studies.harness.claims import ClaimResult
-from evidentia.studies.harness.present import show_number, show_table, text_table
-from evidentia.studies.harness.verdict import RULES, Check, Verdict, check, failed_checks, worst_checks
+
+from evidentia.studies.harness.reporting.claims import ClaimResult
+from evidentia.studies.harness.reporting.verdict import (
+    RULES,
+    Check,
+    Verdict,
+    check,
+    failed_checks,
+    worst_checks,
+)
+from evidentia.studies.harness.terminal.present import show_number, show_table, text_table
 
 AT_AND_BEYOND = [
     ("r_hat", 1.01, 1.0101),

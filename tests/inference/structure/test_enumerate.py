@@ -6,6 +6,10 @@ import oracles
 import pyro
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import Predictive
+from sklearn.datasets import load_diabetes
+
 from evidentia.inference.structure.enumerate import enumerate_structures
 from evidentia.inference.structure.linear import is_linear, linear_problem, predict, sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
@@ -16,9 +20,6 @@ from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Zero
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial, Categorical
 from evidentia.models.structure.weights import ARD
-from pyro import poutine
-from pyro.infer import Predictive
-from sklearn.datasets import load_diabetes
 
 SETTINGS = {
     "g-prior, uniform": (GPrior(), Bernoulli(0.5)),

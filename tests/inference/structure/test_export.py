@@ -7,6 +7,11 @@ import oracles
 import pyro
 import pytest
 import torch
+from pyro import poutine
+from pyro.distributions import LogNormal
+from pyro.infer import Predictive, Trace_ELBO
+from torch.distributions import Normal
+
 from evidentia.inference.structure.export import export
 from evidentia.inference.structure.networks import network_evidence
 from evidentia.inference.structure.program import compile_structure
@@ -18,10 +23,6 @@ from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Dense, Identity, Zero
 from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
-from pyro import poutine
-from pyro.distributions import LogNormal
-from pyro.infer import Predictive, Trace_ELBO
-from torch.distributions import Normal
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,9 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from pyro.infer import MCMC
+from sklearn.datasets import load_diabetes
+
 from evidentia.inference.mcmc.kernel import Kernel
 from evidentia.inference.structure.batch_means import batch_means_error
 from evidentia.inference.structure.enumerate import enumerate_structures
@@ -21,8 +24,6 @@ from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior,
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial, Categorical
-from pyro.infer import MCMC
-from sklearn.datasets import load_diabetes
 
 NOISE = math.sqrt(oracles.DIABETES_NOISE_VARIANCE)
 SETTINGS = {

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from evidentia.inference.structure.network_scores import leave_one_out, network_scores
+from torch.distributions import MultivariateNormal
+
 from evidentia.inference.structure.networks import network_evidence
+from evidentia.inference.structure.stacked.scores import leave_one_out, network_scores
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant
-from torch.distributions import MultivariateNormal
 
 
 @pytest.mark.statistical

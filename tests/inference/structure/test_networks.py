@@ -5,12 +5,13 @@ import math
 import oracles
 import pytest
 import torch
+from torch.distributions import LogNormal, MultivariateNormal, Normal
+
 from evidentia.inference.structure.networks import FailedStructures, network_evidence
 from evidentia.models.likelihood import Bernoulli, Gaussian, Hyper
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Dense, op
 from evidentia.models.structure.weights import ARD
-from torch.distributions import LogNormal, MultivariateNormal, Normal
 
 pytestmark = pytest.mark.statistical
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from evidentia.inference.structure.pareto import tail_shape
-from evidentia.inference.structure.stacked_evidence import bounds
-from evidentia.inference.structure.stacked_guide import GUIDES, FullCovariance, MeanField, deal
-from evidentia.inference.structure.stacked_training import clip
 from torch.distributions import MultivariateNormal, Normal
+
+from evidentia.inference.structure.stacked.evidence import bounds
+from evidentia.inference.structure.stacked.guide import GUIDES, FullCovariance, MeanField, deal
+from evidentia.inference.structure.stacked.pareto import tail_shape
+from evidentia.inference.structure.stacked.training import clip
 
 
 @pytest.fixture(autouse=True)

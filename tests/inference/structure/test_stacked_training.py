@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from evidentia.inference.structure.stacked_evidence import estimate
-from evidentia.inference.structure.stacked_guide import GUIDES, deal
-from evidentia.inference.structure.stacked_state import as_dict, from_dict, init
-from evidentia.inference.structure.stacked_target import Target
-from evidentia.inference.structure.stacked_training import Schedule, train
-from evidentia.models.structure.weights import ARD
 from torch.distributions import LogNormal, MultivariateNormal
+
+from evidentia.inference.structure.stacked.evidence import estimate
+from evidentia.inference.structure.stacked.guide import GUIDES, deal
+from evidentia.inference.structure.stacked.state import as_dict, from_dict, init
+from evidentia.inference.structure.stacked.target import Target
+from evidentia.inference.structure.stacked.training import Schedule, train
+from evidentia.models.structure.weights import ARD
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import crash_toy
+
+from evidentia.studies.harness.declare.overrides import apply_overrides
+from evidentia.studies.harness.engine.run import run_study
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.overrides import apply_overrides
-from evidentia.studies.harness.progress import PlainReporter
-from evidentia.studies.harness.run import run_study
+from evidentia.studies.harness.terminal.progress import PlainReporter
 
 
 def main() -> int:

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import numpy
-from evidentia.studies.harness.config import StudyConfig
-from evidentia.studies.harness.data import make_dataset
+
+from evidentia.studies.harness.data.dataset import make_dataset
+from evidentia.studies.harness.declare.config import StudyConfig
+from evidentia.studies.harness.declare.registry import datasets, inferences, metrics, register_study
+from evidentia.studies.harness.declare.study import Claim, Study
+from evidentia.studies.harness.engine.outcome import Outcome, Stopped
 from evidentia.studies.harness.errors import NumericalFailure
-from evidentia.studies.harness.outcome import Outcome, Stopped
-from evidentia.studies.harness.registry import datasets, inferences, metrics, register_study
-from evidentia.studies.harness.study import Claim, Study
-from evidentia.studies.harness.trend import ProgressEvent
+from evidentia.studies.harness.terminal.trend import ProgressEvent
 
 
 class Config(StudyConfig):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import crash_toy
 import torch
-from evidentia.studies.harness.overrides import apply_overrides
-from evidentia.studies.harness.run import RunResult, run_study
 from safetensors.torch import load_file
+
+from evidentia.studies.harness.declare.overrides import apply_overrides
+from evidentia.studies.harness.engine.run import RunResult, run_study
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "crash_driver.py"

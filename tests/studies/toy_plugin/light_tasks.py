@@ -5,7 +5,7 @@ import signal
 import time
 from typing import NamedTuple
 
-from evidentia.studies.harness.executor import Status
+from evidentia.studies.harness.engine.executor import Status
 
 
 class Light(NamedTuple):

@@ -1,0 +1,1 @@
+"""From results to the groups of an InferenceData, without ArviZ."""

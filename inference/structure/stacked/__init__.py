@@ -1,0 +1,1 @@
+"""Many Gaussian guides as one stack of tensors: training and evidence."""

@@ -1,0 +1,1 @@
+"""The parts of the one training loop: policy, stopping rule, state, callbacks."""

@@ -1,0 +1,1 @@
+"""Data sets as studies name them, checked before anything is written."""

@@ -1,0 +1,1 @@
+"""How points are computed: problem, handler, executor, signals, resume."""

@@ -1,0 +1,1 @@
+"""The inferences, baselines and metrics that a study can name."""

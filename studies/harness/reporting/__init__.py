@@ -1,0 +1,1 @@
+"""What a run says: claims, verdict, report, comparison, status."""

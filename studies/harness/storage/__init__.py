@@ -1,0 +1,1 @@
+"""The run folder: atomic writes, checkpoints, manifest, locks, and reading it back."""
