@@ -103,6 +103,7 @@ class Study(Frozen):
     grid: Annotated[tuple[Block, ...], BeforeValidator(_blocks)] = ()
     budget: Budget = Budget()
     expect: tuple[Claim, ...] = ()
+    threads: int = Field(default=1, ge=1, le=1024, description="of one point; small tensors want one")
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$")
     checkpoint_every: int = Field(default=100, ge=1)
     module: str | None = Field(

@@ -103,7 +103,7 @@ class FolderRun:
 
     def open(self, decision: Opening) -> None:
         """Write or check settings and environment; make the folder say that it is running."""
-        now = environment.describe(self.command, self.prepared.data, self.study.device)
+        now = environment.describe(self.command, self.prepared.data, self.study.device, self.study.threads)
         environment_file = self.folder / "environment.json"
         before = run_folder.read_status(self.folder, "environment.json")
         if decision.action != "new":
@@ -158,6 +158,7 @@ class FolderRun:
             point=point,
             folder=self.folder,
             device=self.study.device,
+            threads=self.study.threads,
             checkpoint_every=self.study.checkpoint_every,
             restart=restart,
             modules=self.prepared.modules,

@@ -78,6 +78,7 @@ class Context:
         point: the point (settings, id, varied axes).
         budget: limits on steps and seconds.
         device: torch device name.
+        threads: torch threads of the point.
         checkpoint: the store, or None when the run keeps no files.
         checkpoint_every: steps between two checkpoints.
         should_stop: asked after every step; when true, save the state and raise :class:`Stopped`.
@@ -94,6 +95,7 @@ class Context:
     point: Any = None
     budget: Any = None
     device: str = "cpu"
+    threads: int = 1
     checkpoint: CheckpointStore | None = None
     checkpoint_every: int = 100
     should_stop: Callable[[], bool] = _never

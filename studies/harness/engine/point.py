@@ -40,6 +40,7 @@ class Task(NamedTuple):
         point: what to compute.
         folder: the run folder.
         device: torch device.
+        threads: torch threads; with more than one, small tensors get slower, not faster.
         checkpoint_every: steps between two checkpoints.
         restart: "no", "unusable" (start over where no checkpoint is usable) or "all" (start over).
         modules: imported first; they register what the point names.
@@ -52,6 +53,7 @@ class Task(NamedTuple):
     point: Point
     folder: Path
     device: str = "cpu"
+    threads: int = 1
     checkpoint_every: int = 100
     restart: str = "no"
     modules: tuple[str, ...] = ()
@@ -62,24 +64,26 @@ class Task(NamedTuple):
 
 
 @contextlib.contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Give the block fresh seeds, a parameter store and double precision; put all back at its end."""
+def isolated(seed: int, threads: int = 1) -> Iterator[None]:
+    """Give the block fresh seeds, a parameter store, threads and double precision; then put all back."""
     import numpy
     import pyro
     import torch
 
-    kept = torch.get_rng_state(), random.getstate(), torch.get_default_dtype()
+    kept = torch.get_rng_state(), random.getstate(), torch.get_default_dtype(), torch.get_num_threads()
     kept_numpy = numpy.random.get_state()  # noqa: NPY002
     try:
         with pyro.get_param_store().scope(), pyro.validation_enabled(True):
             # Data sets are float64, and so must be what a model creates.
             torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(threads)
             pyro.set_rng_seed(seed)
             yield
     finally:
         torch.set_rng_state(kept[0])
         random.setstate(kept[1])
         torch.set_default_dtype(kept[2])
+        torch.set_num_threads(kept[3])
         numpy.random.set_state(kept_numpy)  # noqa: NPY002
 
 
@@ -99,7 +103,7 @@ def compute(point: Point, context: Context, data_sha256: str | None = None) -> O
             f"data {point.data.label}: sha256 {data.sha256[:12]} differs from {data_sha256[:12]}, recorded "
             "when the run began. Restore the data, or choose another --out"
         )
-    with isolated(point.seed):
+    with isolated(point.seed, context.threads):
         problem = build_problem(point, data)
         outcome: Outcome = inferences.get(point.inference.key)(problem, point.inference.params, context)
         if not outcome.rows:
@@ -212,6 +216,7 @@ class _Attempt:
             point=task.point,
             budget=task.point.budget,
             device=task.device,
+            threads=task.threads,
             checkpoint=self.checkpoints,
             checkpoint_every=task.checkpoint_every,
             should_stop=should_stop,

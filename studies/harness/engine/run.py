@@ -143,6 +143,7 @@ def _in_memory(study: Study, points: Sequence[Point], show: Reporter) -> Result:
             point=point,
             budget=point.budget,
             device=study.device,
+            threads=study.threads,
             checkpoint_every=study.checkpoint_every,
             report=report,
         )

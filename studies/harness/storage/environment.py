@@ -126,13 +126,16 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def describe(command: Sequence[str], data: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+def describe(
+    command: Sequence[str], data: Mapping[str, str], device: str = "cpu", threads: int = 1
+) -> dict[str, Any]:
     """Return the record that is kept as `environment.json`.
 
     Args:
         command: the command that started the run; it is redacted here.
         data: canonical settings of each data set -> sha256 of its contents.
         device: torch device of the run.
+        threads: torch threads of each point.
     """
     import torch
 
@@ -145,7 +148,7 @@ def describe(command: Sequence[str], data: Mapping[str, str], device: str = "cpu
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_config": {"sha256": hashlib.sha256(config.encode()).hexdigest(), "text": config},
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "dtype": "float64",
         "device": device,
         "git": _git(),
