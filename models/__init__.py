@@ -1,14 +1,14 @@
 """What is believed: generative models, and families of models, as Pyro programs."""
 
-from evidentia.models.conjugate_priors import GPrior as GPrior
-from evidentia.models.conjugate_priors import NormalInverseGamma as NormalInverseGamma
-from evidentia.models.conjugate_priors import NormalPrior as NormalPrior
 from evidentia.models.hyper import Hyper as Hyper
 from evidentia.models.likelihood import Bernoulli as Bernoulli
 from evidentia.models.likelihood import Categorical as Categorical
 from evidentia.models.likelihood import Gaussian as Gaussian
 from evidentia.models.likelihood import Likelihood as Likelihood
 from evidentia.models.likelihood import Poisson as Poisson
+from evidentia.models.linear.priors import GPrior as GPrior
+from evidentia.models.linear.priors import NormalInverseGamma as NormalInverseGamma
+from evidentia.models.linear.priors import NormalPrior as NormalPrior
 from evidentia.models.pair import Pair as Pair
 from evidentia.models.regression import SubsetRegression as SubsetRegression
 from evidentia.models.structure.base_op import Op as Op

@@ -14,11 +14,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import constraints
 
-from evidentia.models.conjugate_prior import ConjugatePrior as ConjugatePrior
-from evidentia.models.conjugate_priors import GPrior as GPrior
-from evidentia.models.conjugate_priors import NormalInverseGamma as NormalInverseGamma
-from evidentia.models.conjugate_priors import NormalPrior as NormalPrior
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.prior import ConjugatePrior as ConjugatePrior
+from evidentia.models.linear.priors import GPrior as GPrior
+from evidentia.models.linear.priors import NormalInverseGamma as NormalInverseGamma
+from evidentia.models.linear.priors import NormalPrior as NormalPrior
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM
 from evidentia.models.structure.prior import StructurePrior

@@ -12,7 +12,7 @@ from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import linear_scores
 from evidentia.inference.validate import check_data
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
 BOUND: Kind = "lower bound"

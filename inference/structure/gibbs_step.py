@@ -15,7 +15,7 @@ from evidentia.inference.structure.gibbs_target import (
 )
 from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.validate import check_data
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
 

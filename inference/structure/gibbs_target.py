@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.structure.tableau import flip, here, neighbours, start
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.prior import StructurePrior
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial
@@ -55,7 +55,7 @@ class ConjugateTarget(GibbsTarget):
         George and McCulloch, 1997. Approaches for Bayesian variable selection.
 
     Example:
-        >>> from evidentia.models.conjugate_priors import NormalPrior
+        >>> from evidentia.models.linear.priors import NormalPrior
         >>> x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
         >>> target = ConjugateTarget(ConjugateRegression(NormalPrior(), x, 9 * x[:, 0]), Bernoulli(0.5))
         >>> closed = torch.zeros(1, 1, dtype=torch.float64)

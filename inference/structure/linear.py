@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.validate import check_data, check_design
-from evidentia.models.conjugate_priors import GPrior, NormalPrior
-from evidentia.models.conjugate_regression import ConjugateRegression
 from evidentia.models.likelihood import Gaussian
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.model import FamilyModel

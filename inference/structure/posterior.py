@@ -14,7 +14,7 @@ from evidentia.inference.evidence.comparison import Probabilities, posterior_pro
 from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind, log_evidence
 from evidentia.inference.structure.batch_means import batch_means_error
 from evidentia.inference.structure.scores import Scores
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.structure import Structure

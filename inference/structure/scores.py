@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evidentia.models.conjugate_regression import ConjugateRegression
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 
 
 class Scores(NamedTuple):
@@ -38,7 +38,7 @@ def linear_scores(
         likelihood, and generalization.
 
     Example:
-        >>> from evidentia.models.conjugate_priors import NormalPrior
+        >>> from evidentia.models.linear.priors import NormalPrior
         >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64)
         >>> scores = linear_scores(ConjugateRegression(NormalPrior(), x, x[:, 0]), torch.ones(1, 1))
         >>> scores(torch.tensor([0])).elpd_loo.shape

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evidentia.models.conjugate import Blocks, cholesky
+from evidentia.models.linear.blocks import Blocks, cholesky
 
 
 class Tableau(NamedTuple):

@@ -20,7 +20,7 @@ from evidentia.inference.idata.draw_layout import inspect_model
 from evidentia.inference.idata.guide_draws import guide_draws
 from evidentia.inference.idata.log_likelihood import log_likelihood, shaped
 from evidentia.inference.mcmc.nuts import nuts
-from evidentia.models.conjugate_priors import GPrior, NormalPrior
+from evidentia.models.linear.priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
 
 MANDATORY = {

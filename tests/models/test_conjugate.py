@@ -8,9 +8,16 @@ import torch
 from sklearn.datasets import load_diabetes
 from torch.distributions import MultivariateNormal, Normal, StudentT
 
-from evidentia.models.conjugate import all_blocks, augment, bic_log_bayes_factor, blocks, masked, statistics
-from evidentia.models.conjugate_priors import GPrior, NormalInverseGamma, NormalPrior
-from evidentia.models.conjugate_regression import ConjugateRegression, owners
+from evidentia.models.linear.blocks import (
+    all_blocks,
+    augment,
+    bic_log_bayes_factor,
+    blocks,
+    masked,
+    statistics,
+)
+from evidentia.models.linear.conjugate_regression import ConjugateRegression, owners
+from evidentia.models.linear.priors import GPrior, NormalInverseGamma, NormalPrior
 
 PRIORS = {
     "liang": GPrior(),

@@ -18,8 +18,8 @@ from evidentia.inference.structure.gibbs_step import init, make_target, step
 from evidentia.inference.structure.gibbs_target import CachedTarget, ConjugateTarget, prior_gain
 from evidentia.inference.structure.linear import predict
 from evidentia.inference.structure.tableau import flip, here, neighbours, start
-from evidentia.models.conjugate import augment, blocks
 from evidentia.models.likelihood import Gaussian
+from evidentia.models.linear.blocks import augment, blocks
 from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant

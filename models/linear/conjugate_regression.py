@@ -10,8 +10,8 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from evidentia.models.conjugate import Statistics, all_blocks, blocks, cholesky, chunks, statistics
-from evidentia.models.conjugate_prior import ConjugatePrior
+from evidentia.models.linear.blocks import Statistics, all_blocks, blocks, cholesky, chunks, statistics
+from evidentia.models.linear.prior import ConjugatePrior
 
 
 class Weights(NamedTuple):
@@ -41,7 +41,7 @@ class ConjugateRegression:
         Liang, Paulo, Molina, Clyde and Berger, 2008. Mixtures of g priors for Bayesian variable selection.
 
     Example:
-        >>> from evidentia.models.conjugate_priors import NormalPrior
+        >>> from evidentia.models.linear.priors import NormalPrior
         >>> x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
         >>> problem = ConjugateRegression(NormalPrior(), x, x[:, 0])
         >>> problem.log_evidence(torch.tensor([[0.0], [1.0]], dtype=torch.float64))

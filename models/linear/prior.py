@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
-from evidentia.models.noise_law import NoiseLaw
+from evidentia.models.linear.blocks import Blocks, Statistics, augment, blocks
+from evidentia.models.linear.noise_law import NoiseLaw
 
 
 class ConjugatePrior(ABC):

@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from evidentia.models.conjugate import Blocks, Statistics, augment, blocks
-from evidentia.models.conjugate_prior import ConjugatePrior
-from evidentia.models.noise_law import NoiseLaw
+from evidentia.models.linear.blocks import Blocks, Statistics, augment, blocks
+from evidentia.models.linear.noise_law import NoiseLaw
+from evidentia.models.linear.prior import ConjugatePrior
 
 
 @final

@@ -1,0 +1,1 @@
+"""Conjugate linear models: evidence of every subset of columns in closed form."""
