@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import pyro
 import pyro.distributions as dist
-import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
-from torch.distributions import constraints
 
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.linear.prior import ConjugatePrior as ConjugatePrior
 from evidentia.models.linear.priors import GPrior as GPrior
 from evidentia.models.linear.priors import NormalInverseGamma as NormalInverseGamma
 from evidentia.models.linear.priors import NormalPrior as NormalPrior
+from evidentia.models.linear.program import flat, sample_noise, weight_law
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM
 from evidentia.models.structure.prior import StructurePrior
@@ -57,6 +55,7 @@ class SubsetRegression(PyroModule):
         Liang, Paulo, Molina, Clyde and Berger, 2008. Mixtures of g priors for Bayesian variable selection.
 
     Example:
+        >>> import torch
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.5, -1.0]], dtype=torch.float64)
         >>> model = SubsetRegression(["a", "b"], NormalPrior(1.0, noise_scale=0.5))
         >>> model.family.label(torch.tensor([1.0, 0.0]))
@@ -93,40 +92,15 @@ class SubsetRegression(PyroModule):
         prior, (edge,) = self.prior.resolve(len(x)), self.family.edges
         gates = edge.prior.sample(edge.name, self.names, x)
         pyro.deterministic(f"arch/{edge.name}", gates, event_dim=1)
-        noise = self._noise(x)
-        weights = pyro.sample(f"w/{edge.name}", self._weights(prior, x, gates, noise))
+        noise = sample_noise(prior, x)
+        weights = pyro.sample(f"w/{edge.name}", weight_law(prior, x, gates, noise))
         value = (gates * weights).to(x) @ x.mT
         if value.dim() > 1:  # (*batch, 1, n): the place of the data plate holds the rows
             value = value.squeeze(-2)
         if prior.intercept:
-            value = value + _flat("intercept", x)
+            value = value + flat("intercept", x)
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("obs", dist.Normal(value, noise), obs=y)
-
-    def _noise(self, x: Tensor) -> Tensor:
-        law = self.prior.noise
-        if law.scale is not None:
-            return x.new_tensor(law.scale)
-        if law.proper:
-            return pyro.sample(
-                "variance", dist.InverseGamma(x.new_tensor(law.shape), x.new_tensor(law.rate))
-            ).sqrt()
-        return (_flat("log_variance", x) / 2).exp()
-
-    def _weights(
-        self, prior: ConjugatePrior, x: Tensor, gates: Tensor, noise: Tensor
-    ) -> pyro.distributions.TorchDistribution:
-        if not isinstance(prior, GPrior):
-            scale = prior.column_scale(x.shape[1]).to(x)
-            return dist.Normal(x.new_zeros(x.shape[1]), noise[..., None] * scale).to_event(1)
-        centred = x - x.mean(0) if prior.intercept else x
-        precision = (
-            gates[..., :, None] * (centred.mT @ centred * (1 / prior.shrinkage - 1)) * gates[..., None, :]
-        )
-        precision = precision + torch.diag_embed(1 - gates)
-        return dist.MultivariateNormal(
-            x.new_zeros(x.shape[1]), precision_matrix=precision / noise.square()[..., None, None]
-        )
 
     def _check(self, x: Tensor, y: Tensor | None) -> None:
         if x.dim() != 2 or x.shape[1] != len(self.names):
@@ -142,30 +116,3 @@ class SubsetRegression(PyroModule):
     def extra_repr(self) -> str:
         """Names and priors."""
         return f"{len(self.names)} columns, {self.prior!r}, {self.model_prior!r}"
-
-
-class _Flat(dist.ImproperUniform):
-    """Density 1 on the real line: it can be conditioned on or integrated, never drawn.
-
-    The masked dry run by which `Predictive` finds shapes gets a zero that never reaches a result.
-    """
-
-    def __init__(self, site: str, batch_shape: torch.Size) -> None:
-        super().__init__(constraints.real, batch_shape, torch.Size())
-        self.site = site
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> _Flat:
-        return _Flat(self.site, torch.Size(batch_shape))
-
-    def sample(self, sample_shape: Any = None) -> Tensor:
-        if poutine.get_mask() is False and not self.batch_shape:
-            return torch.zeros(())
-        raise ValueError(
-            f"site {self.site!r} has a flat prior and cannot be drawn; condition on it, sample from the "
-            "posterior with sample_weights, or use a proper prior such as NormalPrior(1.0)"
-        )
-
-
-def _flat(name: str, like: Tensor) -> Tensor:
-    value: Tensor = pyro.sample(name, _Flat(name, torch.Size()))
-    return value.to(like)

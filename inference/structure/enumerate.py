@@ -10,7 +10,7 @@ from torch import Tensor
 from evidentia.inference.evidence.log_evidence import Kind
 from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.structure.posterior import StructurePosterior
-from evidentia.inference.structure.scores import linear_scores
+from evidentia.inference.structure.scores import Scores, linear_scores
 from evidentia.inference.validate import check_data
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
@@ -43,7 +43,8 @@ def enumerate_structures(
         evidence: "exact"; "elbo" and "iwae" are lower bounds; "importance" is a consistent estimate.
         chunk_size: structures scored at once.
         max_structures: refuse larger families.
-        conditional: offer conditional log evidence and leave-one-out elpd in `table` (exact evidence only).
+        conditional: offer conditional log evidence and leave-one-out elpd in `table`; for networks that
+            trains its rows again on part of the data, and tempered evidences have none.
         conditional_rows: rows conditioned on, in the given order; half of them when None.
         options: passed to `network_evidence`.
 
@@ -74,7 +75,7 @@ def enumerate_structures(
             f"got {evidence!r}"
         )
     if evidence != "exact":
-        return _networks(model, family, x, y, evidence, options)
+        return _networks(model, family, x, y, evidence, conditional, conditional_rows, options)
     if options:
         raise ValueError(
             f"enumerate_structures: {sorted(options)} have no meaning for exact evidence; drop them"
@@ -109,9 +110,17 @@ def _log_prior(family: Family, gates: Tensor) -> Tensor:
 
 
 def _networks(
-    model: Any, family: Family, x: Any, y: Any, evidence: str, options: dict[str, Any]
+    model: Any,
+    family: Family,
+    x: Any,
+    y: Any,
+    evidence: str,
+    conditional: bool,
+    conditional_rows: int | None,
+    options: dict[str, Any],
 ) -> StructurePosterior:
     from evidentia.inference.structure.networks import network_evidence
+    from evidentia.inference.structure.stacked.scores import network_scores
 
     x, y = check_data(x, y, family.inputs)
     gates = family.vertices()
@@ -123,6 +132,19 @@ def _networks(
     }[evidence]
     # structures whose training failed were named in a warning; a NaN has no place in a posterior
     keep = torch.isfinite(value) & torch.isfinite(error)
+    scores = None
+    if conditional and result.power == 1 and len(x) >= 4:
+        again = {name: value for name, value in options.items() if name not in ("callback", "state", "seed")}
+        score = network_scores(
+            model, x, y, result, split=conditional_rows, seed=options.get("seed", 0), **again
+        )
+        kept = keep.nonzero().flatten()
+
+        def scores(rows: Tensor) -> Scores:
+            return score(kept[rows])
+
     gates, value, error = gates[keep], value[keep].double(), error[keep].double()
     prior = _log_prior(family, gates)
-    return StructurePosterior(family, gates, value, error, kind, prior, model=model, network=result)
+    return StructurePosterior(
+        family, gates, value, error, kind, prior, model=model, network=result, scores=scores
+    )

@@ -221,21 +221,26 @@ class StructurePosterior:
         return to_idata(self, self.model, *args, **kwargs)
 
     def export(self, structure: Any = None, **options: Any) -> Any:
-        """The sub-model of one structure, the most probable when None; see `inference.structure.export`.
+        """The sub-model of one structure, the most probable when None.
 
-        After "elbo", "iwae" or "importance" the exported guide starts from the trained one.
+        A subset of a `SubsetRegression` comes with its exact posterior
+        (`evidentia.inference.structure.export_linear`). Anything else goes through
+        `evidentia.inference.structure.export`, which takes the options; after "elbo", "iwae" or "importance"
+        the exported guide starts from the trained one.
 
         Raises:
-            ValueError: a SubsetRegression, whose sub-model needs no training.
+            ValueError: a SubsetRegression without its data.
         """
         from evidentia.inference.structure.export import export
+        from evidentia.inference.structure.export_linear import export_regression
 
         chosen = self.map if structure is None else self.family.structure(structure)
         if isinstance(self.model, SubsetRegression):
-            raise ValueError(
-                f"export: the posterior of {chosen.label!r} is known in closed form; use "
-                "posterior.problem.posterior_mean(gates) or sample_weights(model, x, y, gates)"
-            )
+            if self.problem is None:
+                raise ValueError(
+                    "export: this posterior holds no data; call export_regression(model, structure, x, y)"
+                )
+            return export_regression(self.model, chosen, self.problem.design, self.problem.y)
         if self.network is not None:
             options = {"guide": self.network} | options
         return export(self.model, chosen, **options)

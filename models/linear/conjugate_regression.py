@@ -22,6 +22,16 @@ class Weights(NamedTuple):
     noise_scale: Tensor
 
 
+class Posterior(NamedTuple):
+    """w | y, σ ~ N(loc, σ² scale_tril scale_tril'); σ is known, or σ² ~ InvGamma(shape, rate)."""
+
+    loc: Tensor
+    scale_tril: Tensor
+    noise_scale: float | None
+    shape: Tensor | None
+    rate: Tensor | None
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class ConjugateRegression:
@@ -183,6 +193,18 @@ class ConjugateRegression:
             return Weights(weight, self._intercept(weight), columns.new_full(columns.shape[:1], known))
         shape, rate = self._noise_posterior(columns)
         return Weights(weight, self._intercept(weight), (rate / shape).sqrt())
+
+    def posterior(self) -> Posterior:
+        """The exact posterior with every gate open."""
+        columns = self.columns(torch.ones(1, self.gates or 0, dtype=torch.float64))
+        mean, factor = self._solve(columns)
+        scale = self.prior.column_scale(columns.shape[1])
+        inverse = torch.cholesky_inverse(factor[0]) * self.prior.shrinkage
+        scale_tril = torch.linalg.cholesky(scale[:, None] * inverse * scale)
+        if self.prior.noise.scale is not None:
+            return Posterior(mean[0] * scale, scale_tril, self.prior.noise.scale, None, None)
+        shape, rate = self._noise_posterior(columns)
+        return Posterior(mean[0] * scale, scale_tril, None, shape[0], rate[0])
 
     # ---- pieces
 

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO, config_enumerate
 
+from evidentia.models.linear.chosen import ChosenRegression, ExactGuide
 from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial
 
@@ -180,3 +181,60 @@ def test_nuts_on_the_conditioned_program_agrees_with_the_exact_posterior(data):
 
 def test_print_tells_the_prior():
     assert "GPrior(g=None" in repr(SubsetRegression("ab"))
+
+
+CHOSEN_PRIORS = {
+    "g": GPrior(),
+    "g, proper noise": GPrior(g=7.0, noise_shape=0.5, noise_rate=0.3, intercept=False),
+    "normal": NormalPrior(1.3, noise_scale=0.6),
+    "normal-inverse-gamma": NormalInverseGamma(0.8, shape=2.0, rate=1.5),
+}
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (0, 2)], ids=str)
+@pytest.mark.parametrize("prior", CHOSEN_PRIORS.values(), ids=CHOSEN_PRIORS)
+def test_the_exact_guide_has_the_log_evidence_in_every_draw(prior, columns):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    y = x[:, 0] - 0.5 * x[:, 2] + 0.4 * torch.randn(12, generator=generator, dtype=torch.float64) + 1
+    subsets = SubsetRegression(["a", "b", "c"], prior)
+    gates = torch.tensor([[float(i in columns) for i in range(3)]], dtype=torch.float64)
+    expected = subsets.conjugate(x, y).log_evidence(gates)[0]
+    model = ChosenRegression(subsets.names, columns, prior)
+    guide = ExactGuide(model, x, y)
+    for seed in range(3):
+        pyro.set_rng_seed(seed)
+        drawn = pyro.poutine.trace(guide).get_trace(x, y)
+        joint = pyro.poutine.trace(pyro.poutine.replay(model, drawn)).get_trace(x, y)
+        assert set(drawn.stochastic_nodes) == set(joint.stochastic_nodes) - {"data"}
+        difference = joint.log_prob_sum() - drawn.log_prob_sum()
+        torch.testing.assert_close(difference, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("prior", CHOSEN_PRIORS.values(), ids=CHOSEN_PRIORS)
+def test_a_chosen_subset_has_the_log_joint_of_the_family_at_that_vertex(prior):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(10, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(10, generator=generator, dtype=torch.float64)
+    subsets = SubsetRegression(["a", "b", "c"], prior)
+    model = ChosenRegression(subsets.names, (0, 2), prior)
+    guide = ExactGuide(model, x, y)
+    drawn = pyro.poutine.trace(guide).get_trace(x, y)
+    values = {name: drawn.nodes[name]["value"] for name in drawn.stochastic_nodes}
+    own = pyro.poutine.trace(pyro.poutine.condition(model, values)).get_trace(x, y).log_prob_sum()
+    weights = torch.stack([values["w"][0], torch.tensor(0.7, dtype=torch.float64), values["w"][1]])
+    gates = {
+        f"gamma/x->f/{name}": torch.tensor(gate) for name, gate in zip("abc", (1.0, 0.0, 1.0), strict=True)
+    }
+    sites = {**values, **gates, "w/x->f": weights}
+    del sites["w"]
+    trace = pyro.poutine.trace(pyro.poutine.condition(subsets, sites)).get_trace(x, y)
+    noise = {
+        "known": lambda: prior.noise.scale,
+        "variance": lambda: values["variance"].sqrt(),
+        "log_variance": lambda: (values["log_variance"] / 2).exp(),
+    }[next((name for name in ("variance", "log_variance") if name in values), "known")]()
+    scale = noise if isinstance(prior, GPrior) else noise * prior.resolve(10).column_scale(3)[1]
+    dead = torch.distributions.Normal(0.0, scale).log_prob(torch.tensor(0.7, dtype=torch.float64))
+    structure = subsets.family.log_prior(torch.tensor([1.0, 0.0, 1.0]))
+    torch.testing.assert_close(own, trace.log_prob_sum() - dead - structure, rtol=1e-10, atol=1e-10)

@@ -71,10 +71,12 @@ def enumerate(problem: Problem, params: Mapping[str, Any], context: Context) -> 
     from evidentia.inference.structure.enumerate import enumerate_structures
 
     options = revalidate(EnumerateParams, params, "inference")
-    keywords: dict[str, Any] = {"evidence": options.evidence, "max_structures": options.max_structures}
-    if options.evidence == "exact":
-        keywords["conditional"] = options.conditional
-    else:
+    keywords: dict[str, Any] = {
+        "evidence": options.evidence,
+        "max_structures": options.max_structures,
+        "conditional": options.conditional,
+    }
+    if options.evidence != "exact":
         keywords |= {name: getattr(options, name) for name in NETWORK_PARAMS}
         keywords |= {"seed": context.seed, "callback": _watch_training(context)}
         keywords["state"] = context.resumed_state()

@@ -19,6 +19,7 @@ from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior,
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant, Zero
 from evidentia.models.structure.priors import Bernoulli, BetaBinomial, Categorical
+from evidentia.models.structure.structure import Structure
 from evidentia.models.structure.weights import ARD
 
 SETTINGS = {
@@ -338,8 +339,23 @@ def test_networks_are_enumerated_by_their_bounds_and_exported_with_their_guide()
     gap = exact.log_evidence - bound.log_evidence
     assert bool(((gap > -4.5 * bound.standard_error - 1e-3) & (gap < 0.5)).all())
     assert bound.export().structure == exact.map
-    with pytest.raises(ValueError, match="known in closed form"):
-        enumerate_structures(SubsetRegression("a"), x, y).export()
+
+
+def test_an_exported_subset_predicts_as_its_posterior_mean_and_retrains_exactly():
+    torch.manual_seed(1)
+    x = torch.randn(30, 3, dtype=torch.float64) + 1
+    y = x[:, 0] - x[:, 2] + 0.3 * torch.randn(30, dtype=torch.float64) + 2
+    posterior = enumerate_structures(SubsetRegression("abc"), x, y)
+    exported = posterior.export()
+    assert exported.structure.label == "{a, c}"
+    assert Structure.from_genotype(exported.genotype) == exported.structure
+    mean = posterior.problem.posterior_mean(exported.structure.gates[None].double())
+    expected = mean.intercept + x @ mean.weight[0]
+    torch.testing.assert_close(exported.to_module()(x)[:, 0].detach(), expected)
+    again = exported.retrain(x[:15], y[:15])
+    half = enumerate_structures(SubsetRegression("abc"), x[:15], y[:15]).export("{a, c}")
+    torch.testing.assert_close(again.pair.guide.loc, half.pair.guide.loc)
+    assert posterior.export("{}").to_module()(x)[:, 0].detach().allclose(y.mean())
 
 
 def test_which_models_are_linear():
