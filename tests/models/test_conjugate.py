@@ -88,7 +88,7 @@ def test_evidence_equals_a_dense_density_for_every_structure(name, small):
     torch.testing.assert_close(problem.log_evidence_all(), expected, rtol=1e-9, atol=0)
 
 
-def test_o17_diabetes_evidence_equals_the_multivariate_normal_for_all_1024(diabetes):
+def test_diabetes_evidence_equals_the_multivariate_normal_for_all_1024(diabetes):
     """Rotated by the Q of X = QR, all but ten rows of y are pure noise: the density factorises exactly."""
     x, y = diabetes
     gates, noise = subsets(10), math.sqrt(oracles.DIABETES_NOISE_VARIANCE)
@@ -102,7 +102,7 @@ def test_o17_diabetes_evidence_equals_the_multivariate_normal_for_all_1024(diabe
 
 
 @pytest.mark.slow
-def test_o17_diabetes_evidence_equals_the_multivariate_normal_of_442_dimensions(diabetes):
+def test_diabetes_evidence_equals_the_multivariate_normal_of_442_dimensions(diabetes):
     x, y = diabetes
     gates, variance = subsets(10), oracles.DIABETES_NOISE_VARIANCE
     got = ConjugateRegression(NormalPrior(1.0, math.sqrt(variance)), x, y).log_evidence(gates)
@@ -113,7 +113,7 @@ def test_o17_diabetes_evidence_equals_the_multivariate_normal_of_442_dimensions(
         torch.testing.assert_close(got[part], expected, rtol=1e-11, atol=0)
 
 
-def test_o18_o20_diabetes_goldens_under_the_g_prior(diabetes):
+def test_o20_diabetes_goldens_under_the_g_prior(diabetes):
     gates = subsets(10)
     problem = ConjugateRegression(GPrior(), *diabetes)
     log_bayes = problem.log_evidence(gates) - problem.log_evidence(gates[:1])
@@ -126,7 +126,7 @@ def test_o18_o20_diabetes_goldens_under_the_g_prior(diabetes):
     assert [gates[i].nonzero().flatten().tolist() for i in top.indices] == oracles.DIABETES_TOP_MODELS
 
 
-def test_o20_log_bayes_factor_equals_its_closed_form(diabetes):
+def test_log_bayes_factor_equals_its_closed_form(diabetes):
     x, y = diabetes
     n, gates = len(y), subsets(10)[[0, 1, 37, 334, 1023]]
     got = ConjugateRegression(GPrior(), x, y).log_evidence(gates)
@@ -247,7 +247,7 @@ def test_tempered_evidence_at_power_two_is_the_evidence_of_doubled_rows(small):
 
 
 @pytest.mark.parametrize("power", [0.01, 1.0])
-def test_o29_tempered_evidence_of_the_constant_model(power):
+def test_tempered_evidence_of_the_constant_model(power):
     y, golden = oracles.worked_example()[1], oracles.WORKED_TEMPERED[power][0]
     problem = ConjugateRegression(NormalPrior(1.0, 0.5), torch.ones(50, 1, dtype=torch.float64), y)
     assert float(problem.log_evidence_tempered(torch.ones(1, 1), power)[0]) == pytest.approx(golden, abs=1e-3)

@@ -227,8 +227,8 @@ def test_an_unforeseen_fault_can_be_traced(toy, engine, monkeypatch):
         (("compare",), "Missing argument"),
     ],
 )
-def test_B1_what_is_wrong_is_said_in_one_message(words, message, toy, engine, capsys):  # noqa: N802
-    """O10: a suggestion for an unknown name; path, value and expectation; exit 2; nothing is written."""
+def test_what_is_wrong_is_said_in_one_message(words, message, toy, engine, capsys):
+    """A suggestion for an unknown name; path, value and expectation; exit 2; nothing is written."""
     assert message in refused(capsys, *words)
     assert engine.calls == []
     assert list(Path.cwd().iterdir()) == []
@@ -237,12 +237,12 @@ def test_B1_what_is_wrong_is_said_in_one_message(words, message, toy, engine, ca
 @pytest.mark.parametrize(
     "value", ["!!python/object/apply:os.system ['touch planted']", "&a [*a, *a]", "x" * 20_000]
 )
-def test_B2_hostile_values_are_refused(value, toy, engine, capsys):  # noqa: N802
+def test_hostile_values_are_refused(value, toy, engine, capsys):
     assert "--set label" in refused(capsys, "run", "toy", "--set", f"label={value}")
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_B3_spoiled_data_leave_no_folder(toy, capsys):  # noqa: N802
+def test_spoiled_data_leave_no_folder(toy, capsys):
     message = refused(capsys, "run", "toy", "--set", "bad=true")
     assert "1 value is missing or infinite; the first is nan in row 2, column 'a'" in message
     assert list(Path.cwd().iterdir()) == []
@@ -253,7 +253,7 @@ def test_a_shard_that_cannot_be_is_refused(toy, capsys):
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_B4_too_few_rows_leave_no_folder(toy, capsys):  # noqa: N802
+def test_too_few_rows_leave_no_folder(toy, capsys):
     assert "1 row, at least 2 needed" in refused(capsys, "run", "toy", "--set", "rows=1")
     assert list(Path.cwd().iterdir()) == []
 
@@ -262,7 +262,7 @@ HOSTILE = ["../../x", "/etc", "a\0b", "x" * 300, "x/" * 600, "", " ", "/etc/pass
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_B11_no_command_takes_a_hostile_name_of_a_study(name, toy, engine, capsys):  # noqa: N802
+def test_no_command_takes_a_hostile_name_of_a_study(name, toy, engine, capsys):
     for command in ("run", "show"):
         message = refused(capsys, command, name)
         assert "unknown study" in message
@@ -272,13 +272,13 @@ def test_B11_no_command_takes_a_hostile_name_of_a_study(name, toy, engine, capsy
 
 @pytest.mark.parametrize("command", ["report", "compare", "status"])
 @pytest.mark.parametrize("path", HOSTILE)
-def test_B11_only_run_folders_are_read(command, path, toy, capsys):  # noqa: N802
+def test_only_run_folders_are_read(command, path, toy, capsys):
     message = refused(capsys, command, path)
     assert len(message) < 1500
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_B11_an_out_folder_that_is_a_link_or_somebody_elses_is_refused(toy, tmp_path, capsys):  # noqa: N802
+def test_an_out_folder_that_is_a_link_or_somebody_elses_is_refused(toy, tmp_path, capsys):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "file").write_text("mine")
@@ -288,7 +288,7 @@ def test_B11_an_out_folder_that_is_a_link_or_somebody_elses_is_refused(toy, tmp_
     assert [path.name for path in theirs.iterdir()] == ["file"]
 
 
-def test_B13_a_grid_of_a_million_points_needs_a_word(toy, engine, capsys):  # noqa: N802
+def test_a_grid_of_a_million_points_needs_a_word(toy, engine, capsys):
     shifts = "shifts=[" + ",".join(str(value) for value in range(1000)) + "]"
     from evidentia.studies.harness.declare import study as module
 

@@ -1,4 +1,4 @@
-"""Checks on data before any folder is created, and the user's own table: bad inputs B3, B4 and B10."""
+"""Checks on data before any folder is created, and the user's own table."""
 
 import io
 import os
@@ -50,13 +50,13 @@ def spoil(value: float, *places: tuple[int, int]) -> Dataset:
         (float("-inf"), [(0, 0)], r"-inf in row 1, column 'a'. Remove these rows or fill the values in"),
     ],
 )
-def test_B3_missing_values_are_counted_and_placed(value, places, message):  # noqa: N802
+def test_missing_values_are_counted_and_placed(value, places, message):
     with pytest.raises(StudyError, match=message) as caught:
         validate_dataset(spoil(value, *places))
     assert caught.value.exit_code == 2
 
 
-def test_B3_the_target_and_the_held_out_rows_are_checked_too():  # noqa: N802
+def test_the_target_and_the_held_out_rows_are_checked_too():
     data = sample(target="price")
     data.y[4] = float("nan")
     with pytest.raises(StudyError, match="nan in row 5, column 'price'"):
@@ -66,7 +66,7 @@ def test_B3_the_target_and_the_held_out_rows_are_checked_too():  # noqa: N802
         validate_dataset(held_out)
 
 
-def test_B4_too_few_rows_name_the_minimum_and_the_reason():  # noqa: N802
+def test_too_few_rows_name_the_minimum_and_the_reason():
     with pytest.raises(StudyError, match="data: 1 row, at least 2 needed: a spread cannot be estimated"):
         validate_dataset(sample(rows=1))
     with pytest.raises(StudyError, match="8 rows, at least 16 needed: a mini-batch has 16"):
@@ -216,7 +216,7 @@ BAD_TABLES = [
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_TABLES)
-def test_B4_a_table_that_cannot_be_used_is_refused(text, message: str, tmp_path: Path):  # noqa: N802
+def test_a_table_that_cannot_be_used_is_refused(text, message: str, tmp_path: Path):
     with pytest.raises(StudyError, match=message) as caught:
         load_dataset(Ref("csv", {"path": write(tmp_path, text), "target": "y"}))
     assert caught.value.exit_code == 2
@@ -248,7 +248,7 @@ def test_B4_a_table_that_cannot_be_used_is_refused(text, message: str, tmp_path:
         ({"target": "yy"}, "has no column 'yy'"),
     ],
 )
-def test_B4_the_file_and_the_fold_are_checked(params, message: str, tmp_path: Path, monkeypatch):  # noqa: N802
+def test_the_file_and_the_fold_are_checked(params, message: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
@@ -281,7 +281,7 @@ class Planted:
         return (os.system, (f"touch {self.path}",))
 
 
-def test_B10_an_archive_with_objects_runs_nothing(tmp_path: Path):  # noqa: N802
+def test_an_archive_with_objects_runs_nothing(tmp_path: Path):
     marker = tmp_path / "planted"
     hostile = numpy.array([Planted(marker), 1], dtype=object)
     path = write_npz(tmp_path, a=hostile, y=numpy.arange(2.0))

@@ -194,7 +194,7 @@ print(time.process_time())
 """
 
 
-def test_O22_list_imports_nothing_heavy_and_is_quick():  # noqa: N802
+def test_list_imports_nothing_heavy_and_is_quick():
     """At most a third of the CPU time of ``import pyro``; the least of two runs, as the machine is shared."""
 
     def cpu(code: str) -> float:

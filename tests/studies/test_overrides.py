@@ -158,7 +158,7 @@ BOMB = "[" + ",".join(["&a [x,x,x,x,x,x,x,x,x]"] + ["*a"] * 9) + "]"
         ("{a: " * 100 + "1" + "}" * 100, "levels deep"),
     ],
 )
-def test_B2_hostile_values_run_nothing_and_take_no_time(value: str, message: str, tmp_path, monkeypatch):  # noqa: N802
+def test_hostile_values_run_nothing_and_take_no_time(value: str, message: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = time.process_time()
     with pytest.raises(StudyError, match=message):

@@ -100,7 +100,7 @@ def test_the_identity_ignores_what_a_study_says_about_itself():
 @ordinary
 @given(st.permutations([0.1, 0.2, 0.5, 1.0]), st.permutations([0, 1, 2]), st.booleans())
 def test_ids_and_seeds_do_not_depend_on_the_order(rates: list[float], seeds: list[int], swap: bool):
-    """O24, first part. Mutant: a seed from the position of the point."""
+    """What a seed from the position of the point would break."""
     axes = [("inference.rate", (0.1, 0.2, 0.5, 1.0)), ("inference.power", (1, 2))]
     first = make_study(grid=dict(axes), seeds=(0, 1, 2))
     shuffled = {"inference.rate": tuple(rates), "inference.power": (2, 1)}
@@ -116,7 +116,7 @@ def test_ids_and_seeds_do_not_depend_on_the_order(rates: list[float], seeds: lis
     st.integers(1, 3),
 )
 def test_a_grown_grid_keeps_its_old_points(old: list[int], more: list[int], replicates: int):
-    """O24, second part. Mutant: the grid in the canonical JSON."""
+    """What the grid in the canonical JSON would break."""
     before = identities(make_study(grid={"inference.power": tuple(old)}))
     after = identities(make_study(grid={"inference.power": (*more, *old)}, seeds=replicates))
     assert before.items() <= after.items()
@@ -127,7 +127,7 @@ def test_a_grown_grid_keeps_its_old_points(old: list[int], more: list[int], repl
 
 
 def test_two_spellings_of_a_number_are_one_point(toy):
-    """O24, third part. Mutant: the id from the settings as they were given, before they are validated."""
+    """What an id from the settings as given, before they are validated, would break."""
     module = load(find("toy"))
     found = [
         identities(module.study(apply_overrides(module.config(), [f"rate={text}", f"shifts=[{text}, 2]"])))
@@ -144,21 +144,21 @@ def test_the_short_path_of_a_parameter_is_the_same_point():
     assert identities(short) == identities(full) == identities(plain[0]) | identities(plain[1])
 
 
-def test_B13_duplicate_points_are_removed():  # noqa: N802
+def test_duplicate_points_are_removed():
     study = make_study(grid=({"inference.power": (1, 1, 2)}, {"inference.power": (2, 3)}), seeds=(0, 0))
     assert [point.varied["power"] for point in study.points()] == [1, 2, 3]
     assert study.count() == 10
 
 
 @pytest.mark.parametrize("values", [(), [], {}, "abc", 3, None])
-def test_B13_an_axis_needs_values(values: Any):  # noqa: N802
+def test_an_axis_needs_values(values: Any):
     with pytest.raises(ValueError, match=r"axis 'inference\.power'"):
         make_study(grid={"inference.power": values})
     with pytest.raises(StudyError, match=r"grid.*axis 'inference\.power'"):
         make_study().replace(grid=({"inference.power": values},))
 
 
-def test_B13_a_million_points_are_counted_and_begun_without_expanding():  # noqa: N802
+def test_a_million_points_are_counted_and_begun_without_expanding():
     study = make_study(grid={f"inference.a{axis}": tuple(range(100)) for axis in range(3)}, seeds=2)
     tracemalloc.start()
     assert study.count() == 2 * 10**6

@@ -17,7 +17,7 @@ CLAIM: dict[str, Any] = {"text": "t", "metric": "m", "op": ">="}
 @pytest.mark.parametrize(
     "name", ["", "../../x", "/etc", "a/b", "a\0", "A", "-a", "a" * 65, "a\n", "a.b", ".", "ä", "a b"]
 )
-def test_B11_names_are_checked_by_a_full_match(name: str):  # noqa: N802
+def test_names_are_checked_by_a_full_match(name: str):
     with pytest.raises(ValueError, match="name"):
         Study(**(BASE | {"name": name}))
 

@@ -44,7 +44,7 @@ def small():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_o18_diabetes_inclusion_probabilities(name, diabetes):
+def test_diabetes_inclusion_probabilities(name, diabetes):
     x, y, names = diabetes
     posterior = enumerate_structures(SubsetRegression(names, *SETTINGS[name]), x, y)
     inclusion = posterior.inclusion()
@@ -152,7 +152,7 @@ def test_exact_evidence_equals_the_integral_of_the_family_model(small):
         assert float(posterior.log_evidence[index]) == pytest.approx(float(integral), abs=1e-8)
 
 
-# ---- O-21 and O-30: invariances
+# ---- invariances
 
 
 @pytest.mark.parametrize("name", ["g-prior, uniform", "N(0,1), uniform"])
@@ -165,7 +165,7 @@ def test_permuting_features_permutes_inclusion(name, diabetes):
     assert moved.tolist() == pytest.approx(plain[order].tolist(), abs=1e-10)
 
 
-def test_o21_o30_duplicating_a_base_function_halves_each_copy_and_is_reported(small):
+def test_o30_duplicating_a_base_function_halves_each_copy_and_is_reported(small):
     x, y = small
     ops = {"flat": Constant(), "line": GLM()}
     one = enumerate_structures(family(ops, "simplex_vertex").model(likelihood=Gaussian(0.6)), x, y)
@@ -179,7 +179,7 @@ def test_o21_o30_duplicating_a_base_function_halves_each_copy_and_is_reported(sm
     assert one.ties() == []
 
 
-def test_o21_an_operation_without_effect_only_takes_prior_mass(small):
+def test_an_operation_without_effect_only_takes_prior_mass(small):
     x, y = small
     ops = {name: GLM(columns=[i]) for i, name in enumerate("abc")}
     model = family(ops, "cube_vertex").model(likelihood=Gaussian(0.6))

@@ -180,12 +180,12 @@ def test_the_sweep_that_skips_has_the_transition_matrix_of_the_sequential_sweep(
     assert bool((z.abs() < 4.5).all()), z
 
 
-# ---- O-19
+# ---- against enumeration
 
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", SETTINGS)
-def test_o19_two_thousand_sweeps_agree_with_enumeration(name, diabetes):
+def test_two_thousand_sweeps_agree_with_enumeration(name, diabetes):
     x, y, names = diabetes
     model = SubsetRegression(names, *SETTINGS[name])
     exact = enumerate_structures(model, x, y).inclusion()
