@@ -18,7 +18,7 @@ from evidentia.studies.harness.engine.dask_executor import DaskExecutor, parse_w
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.storage.manifest import is_done
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 pytest.importorskip("distributed")
 
 

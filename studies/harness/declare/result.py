@@ -58,9 +58,9 @@ class Result(NamedTuple):
         weights = getattr(self.outcomes.get(identity), "weights", None)
         if weights is not None:
             return dict(weights)
-        from safetensors.torch import load_file
+        from evidentia.studies.harness.storage.results import read_weights
 
-        return load_file(self._file(identity, "weights.safetensors"))
+        return read_weights(self._file(identity, "weights.safetensors"))
 
     def read(self, point: Point | str | None, name: str) -> "DataFrame":
         """A table of a point beside its rows, for example ``"inclusion"``.
