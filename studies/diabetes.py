@@ -135,6 +135,36 @@ def run(config: Config) -> "pd.DataFrame":
     return study(config).run().table
 
 
+def conclude(result: "Result") -> list[str]:
+    """The answer in words: what each prior supports, what is not settled, what averaging is worth."""
+    from evidentia.studies.harness.reporting.findings import inclusion_sentence, structure_sentence
+
+    sentences = []
+    for point in result.points:
+        if point.inference.key == "enumerate":
+            inclusion = result.read(point, "inclusion")
+            listed = ", ".join(f"{row.op} {row.probability:.3f}" for row in inclusion.itertuples())
+            best = structure_sentence(result.read(point, "structures"))
+            sentences.append(f"{point.varied['prior']}: {best} {inclusion_sentence(inclusion)}")
+            sentences.append(f"{point.varied['prior']}, inclusion: {listed}.")
+    errors = held_out_errors(result.table)
+    lead = errors.drop(columns=AVERAGING).sub(errors[AVERAGING], axis=0)
+    rival: Any = lead.mean().idxmin()
+    sentences.append(
+        f"64 predictors: averaging over subsets has a held-out mean squared error of "
+        f"{errors[AVERAGING].mean():.3f}; the next best method, {rival}, has {errors[rival].mean():.3f}. "
+        f"The difference, paired over {len(errors)} split{'s' if len(errors) > 1 else ''}, is "
+        f"{lead[rival].mean():.3f}" + (f" ± {lead[rival].sem():.3f}." if len(errors) > 1 else ".")
+    )
+    return sentences
+
+
+def held_out_errors(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Mean squared error on the held-out rows: one row per split, one column per method."""
+    rows: Any = table.dropna(subset=["test_mse"])
+    return rows.pivot(index="split", columns="method", values="test_mse")
+
+
 def diagnose(result: "Result") -> "dict[str, Figure]":
     """Inclusion under each prior, leading subsets, held-out errors, and inclusion among 64 predictors."""
     from evidentia.studies.harness.figures.structures import plot_inclusion, plot_structures
@@ -172,8 +202,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
     """Held-out error of each method on each split, the methods in the order of their means."""
     from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
 
-    rows: Any = result.dropna(subset=["test_mse"])
-    errors = rows.pivot(index="split", columns="method", values="test_mse")
+    errors: Any = held_out_errors(result)
     errors = errors[errors.mean().sort_values(ascending=False).index]
     best = AVERAGING
     with style():

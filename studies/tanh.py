@@ -156,6 +156,21 @@ def run(config: Config) -> "pd.DataFrame":
     return study(config).run().table
 
 
+def conclude(result: "Result") -> list[str]:
+    """The answer in words: the posterior at each λ, and whether τ changed it."""
+    rows: Any = result.table[result.table["evidence"] == "importance"]
+    grid = rows.pivot_table(index=["prior_weight", "temperature"], columns="structure", values="probability")
+    sentences = []
+    for weight in WEIGHTS:
+        mean = grid.loc[weight].mean()
+        spread = float((grid.loc[weight].max() - grid.loc[weight].min()).max())
+        shares = ", ".join(f"{name} {mean[name]:.3f}" for name in STRUCTURES)
+        sentences.append(
+            f"λ = {weight:g} ({REGIMES[weight]}): {shares}; the largest change with τ is {spread:.4f}."
+        )
+    return sentences
+
+
 def diagnose(result: "Result") -> "dict[str, Figure]":
     """Posterior probabilities on the grid of λ and τ, and the bounds beside the exact evidence."""
     return {"posterior": plot(result.table), "bounds": plot_bounds(result.table)}

@@ -36,6 +36,7 @@ def test_a_smoke_run_gives_finite_rows_and_figures(name):
     assert not infinite
     scored = result.table[result.table["structure"].notna()]
     assert scored["log_evidence"].map(math.isfinite).all()
+    assert all(sentence.endswith(".") for sentence in study.conclude(result))
     figures = study.diagnose(result)
     assert figures
     assert all(isinstance(figure, Figure) for figure in figures.values())

@@ -149,6 +149,19 @@ def test_markup_in_names_and_cells_is_escaped(tmp_path):
     assert not Page(text).all("script")
 
 
+def test_the_studys_own_conclusions_come_first_and_are_escaped(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    record = {"schema": 1, "sentences": ["Nothing is settled.", ATTACK]}
+    (folder / "conclusions.json").write_text(json.dumps(record))
+    text = build_report(folder).read_text()
+    assert "<p>Nothing is settled.</p>" in text
+    assert ATTACK not in text
+    (folder / "conclusions.json").write_text('{"sentences": [3]}')
+    with pytest.raises(StudyError, match="expected a list of sentences"):
+        build_report(folder)
+
+
 def test_an_unfinished_run_says_so_first(tmp_path):
     folder = fake_run.write_run(tmp_path / "run", done=False)
     source = build_report(folder).read_text("utf-8")

@@ -166,6 +166,12 @@ class Study(Frozen):
 
         return run_study(self, out=out, **options).result
 
+    def conclude(self, result: Result) -> list[str]:
+        """What the result says, in sentences: those of the module's ``conclude``, or none."""
+        module = importlib.import_module(self.module) if self.module else None
+        conclude = getattr(module, "conclude", None)
+        return [str(sentence) for sentence in conclude(result)] if callable(conclude) else []
+
     def diagnose(self, result: Result) -> dict[str, "Figure"]:
         """All figures of the study: the module's ``diagnose``, else its ``plot`` as ``"result"``."""
         module = importlib.import_module(self.module) if self.module else None

@@ -60,9 +60,10 @@ def finish(
     else:
         claims = check_claims(study.expect, result.table)
     write_figures(folder, study, result, notice)
+    conclusions = [] if failures else write_conclusions(folder, study, result, notice)
     checks = [each for point in points for each in read_checks(folder / "points" / point.id)]
     lines = [f"{identity}: {reason}" for identity, reason in failures.items()]
-    verdict = Verdict(result.table, checks, claims, str(folder / "report.html"), command, lines)
+    verdict = Verdict(result.table, checks, claims, str(folder / "report.html"), command, lines, conclusions)
     status.set(state="failed" if failures else "done", verdict=verdict.as_dict())
     write_report(folder, notice)
     if not failures:
@@ -161,6 +162,20 @@ def graph_of(point: Point) -> Any:
         if hasattr(model, "family"):
             return family_graph(model.family)
         return model_graph(model, *((data.x,) if data.y is None else (data.x, data.y)))
+
+
+def write_conclusions(
+    folder: Path, study: Study, result: Result, notice: Callable[[str], object]
+) -> list[str]:
+    """Write and return the study's own sentences as `conclusions.json`; a failure is a notice."""
+    try:
+        sentences = study.conclude(result)
+    except Exception as error:
+        notice(f"no conclusions: {type(error).__name__}: {error}")
+        return []
+    if sentences:
+        atomic.write_json(folder / "conclusions.json", {"schema": 1, "sentences": sentences})
+    return sentences
 
 
 def write_report(folder: Path, notice: Callable[[str], object]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["digest", "point_names", "telling"]
+__all__ = ["alike", "digest", "point_names", "telling"]
 
 KEPT = ("kind", "structure")
 """Words that belong to a row and not to the settings of its point."""
@@ -86,6 +86,26 @@ def digest(table: pd.DataFrame, top: int) -> pd.DataFrame:
     apart = len({tuple(point[name] for name in told) for point in settings}) == len(settings)
     kept = [column for column in columns if column not in words or column in told]
     return rows[kept if apart else ["point", *kept]]
+
+
+def alike(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The result table cut into tables of points that fill the same columns, in order of appearance.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"point": list("abc"), "log_evidence": [-1.0, None, -3.0],
+        ...                       "test_mse": [None, 0.5, None]})
+        >>> [list(part["point"]) for part in alike(table)]
+        [['a', 'c'], ['b']]
+    """
+    if "point" not in table.columns:
+        return [table]
+    filled = table.notna().groupby(table["point"], sort=False).any()
+    kinds = filled.apply(lambda row: tuple(row), axis="columns")
+    places: dict[tuple[bool, ...], list[Any]] = {kind: [] for kind in kinds}
+    for point, kind in kinds.items():
+        places[kind].append(point)
+    return [table[table["point"].isin(points)] for points in places.values()]
 
 
 def _words(table: pd.DataFrame, column: str) -> bool:

@@ -21,7 +21,7 @@ from evidentia.studies.harness.reporting.report_images import figure_view
 from evidentia.studies.harness.reporting.report_tables import (
     checks_view,
     inclusion_views,
-    metrics_view,
+    metrics_views,
     sections,
     table_views,
 )
@@ -96,7 +96,7 @@ def page(run: RunView) -> dict[str, Any]:
         "num_points": max(len(points), planned_points(run)),
         "num_done": sum(point.done for point in points),
         "claims": claims_of(run, table),
-        "metrics": metrics_view(table),
+        "metrics": list(metrics_views(table)),
         "figures": [figure_view(path) for path in run.figures()],
         "run_tables": [
             view for name, each in run.tables().items() for view in table_views(name, each, "tables")
@@ -119,7 +119,11 @@ def page(run: RunView) -> dict[str, Any]:
 def findings(
     run: RunView, table: pd.DataFrame | None, tables: Mapping[str, Mapping[str, pd.DataFrame]]
 ) -> Iterator[tuple[str, list[str]]]:
-    """What the evidence supports: (where, sentences)."""
+    """What the evidence supports: (where, sentences); the study's own words where it has them."""
+    own = run.conclusions()
+    if own:
+        yield ("", own)
+        return
     told = False
     stories = [(point.label, tables.get(point.id, {})) for point in run.points]
     stories = [(where, each) for where, each in stories if any(True for _ in sentences(each))]

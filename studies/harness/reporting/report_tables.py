@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from evidentia.studies.harness.reporting.digest import digest
+from evidentia.studies.harness.reporting.digest import alike, digest
 from evidentia.studies.harness.reporting.findings import is_inclusion, is_structures
 from evidentia.studies.harness.reporting.verdict import RULES, Check
 from evidentia.studies.harness.storage.read_run import PointView
@@ -46,15 +46,16 @@ class Section(NamedTuple):
     tables: Sequence[TableView]
 
 
-def metrics_view(table: pd.DataFrame | None) -> TableView | None:
-    """The result table of the run, or the first rows of each point."""
+def metrics_views(table: pd.DataFrame | None) -> Iterator[TableView]:
+    """The result table of the run, or the first rows of each point; one table for each kind of row."""
     if table is None or not len(table):
-        return None
-    shown = digest(table, METRIC_ROWS)
-    title = "One row for each result" if len(shown) == len(table) else "The first results of each point"
-    if len(shown) < len(table):
-        title += f": {len(shown)} of {len(table):,} rows"
-    return TableView(title, show_table(shown), "metrics.csv")
+        return
+    for part in alike(table):
+        shown = digest(part, METRIC_ROWS)
+        title = "One row for each result" if len(shown) == len(part) else "The first results of each point"
+        if len(shown) < len(part):
+            title += f": {len(shown)} of {len(part):,} rows"
+        yield TableView(title, show_table(shown), "metrics.csv")
 
 
 def sections(

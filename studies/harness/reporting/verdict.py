@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from evidentia.studies.harness.reporting.digest import digest
+from evidentia.studies.harness.reporting.digest import alike, digest
 from evidentia.studies.harness.terminal.present import show_number, show_table, text_table
 
 if TYPE_CHECKING:
@@ -198,16 +198,21 @@ class Verdict(NamedTuple):
     command: str
     failures: Sequence[str] = ()
     """One line for each point that did not finish."""
+    conclusions: Sequence[str] = ()
+    """What the study itself says of its result."""
 
     def text(self, top: int = 20) -> str:
         """The verdict as plain text. The last lines are always claims, report, repeat."""
         blocks: list[str] = []
         if self.table is not None and len(self.table):
-            shown = digest(self.table, top)
-            rest = len(self.table) - len(shown)
-            blocks.append(text_table(show_table(shown)))
+            parts = alike(self.table)
+            shown = [digest(part, max(top // len(parts), min(top, 10))) for part in parts]
+            rest = len(self.table) - sum(map(len, shown))
+            blocks += [text_table(show_table(part)) for part in shown]
             if rest > 0:
                 blocks[-1] += f"\n  … and {rest} more row{'s' if rest > 1 else ''} in metrics.csv"
+        if self.conclusions:
+            blocks.append("\n".join(["conclusions", *(f"  {line}" for line in self.conclusions)]))
         if self.failures:
             blocks.append("\n".join(["failed", *(f"  ✗ {line}" for line in self.failures)]))
         warnings = [item.sentence(count) for item, count in worst_checks(self.checks)]
@@ -238,6 +243,7 @@ class Verdict(NamedTuple):
             "checks": [item.as_dict() for item in self.checks],
             "claims": [item.as_dict() for item in self.claims],
             "failures": list(self.failures),
+            "conclusions": list(self.conclusions),
             "report": self.report,
             "command": self.command,
         }

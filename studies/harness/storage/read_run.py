@@ -120,6 +120,19 @@ class RunView(NamedTuple):
         """Run-level tables by name."""
         return read_tables(self.folder / "tables")
 
+    def conclusions(self) -> list[str]:
+        """The study's own sentences; none where it has none.
+
+        Raises:
+            StudyError: the file is not what its name says (exit 2).
+        """
+        path = self.folder / "conclusions.json"
+        record = read_record(path) if path.is_file() else {"sentences": []}
+        found = record.get("sentences") if isinstance(record, Mapping) else None
+        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+            raise StudyError(f"{path}: expected a list of sentences, given {shorten(record)}")
+        return found
+
     def figures(self) -> list[Path]:
         """The figures, by name: PNG and SVG; one name in both forms counts once, as PNG."""
         found: dict[str, Path] = {}
