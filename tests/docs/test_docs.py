@@ -38,6 +38,17 @@ def test_every_name_in_the_documentation_resolves(page):
 
 
 @pytest.mark.docs
+def test_the_example_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert names["posterior"].map.label == "one"
+        assert names["best"].structure.label == "one"
+
+
+@pytest.mark.docs
 @pytest.mark.timeout(600)
 def test_pages_build_and_tutorials_run(tmp_path):
     pytest.importorskip("sphinx", reason="install the extra: pip install -e '.[docs]'")

@@ -413,3 +413,19 @@ def test_warnings_of_a_point_are_gathered(toy: ModuleType, tmp_path: Path, regis
     run_study(study, out=tmp_path / "run", reporter=recorder)
     (line,) = [text for text in recorder.notices if "converge" in text]
     assert "UserWarning (5 times)" in line
+
+
+def test_a_point_has_the_threads_of_its_study_and_puts_them_back(toy, tmp_path, monkeypatch) -> None:
+    seen: list[int] = []
+
+    def count_threads(outcome: object, problem: object) -> dict[str, int]:
+        seen.append(torch.get_num_threads())
+        return {}
+
+    monkeypatch.setitem(metrics._targets, "count-threads", count_threads)
+    before = torch.get_num_threads()
+    study = toy.study(toy.Config(steps=2, widths=(1,))).replace(metrics=("count-threads",), threads=2)
+    run_study(study, out=tmp_path / "run")
+    assert seen == [2]
+    assert torch.get_num_threads() == before
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 2
