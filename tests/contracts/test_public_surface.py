@@ -70,3 +70,17 @@ assert filters[0] == filters[1], filters[1] - filters[0]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
+
+
+def exported() -> Iterator[tuple[str, object]]:
+    for package in ("evidentia.models", "evidentia.inference"):
+        for name, value in vars(importlib.import_module(package)).items():
+            if not name.startswith("_") and not inspect.ismodule(value):
+                yield f"{package}.{name}", value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), exported(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_a_package_offers_says_where_it_comes_from(name, value):
+    assert "References:" in (inspect.getdoc(value) or ""), f"{name} has no references"
