@@ -8,6 +8,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -53,7 +55,8 @@ def weight_law(
 class _Flat(dist.ImproperUniform):
     """Density 1 on the real line: it can be conditioned on or integrated, never drawn.
 
-    The masked dry run by which `Predictive` finds shapes gets a zero that never reaches a result.
+    The dry run by which `Predictive` finds shapes, masked and not conditioned on anything, gets a zero that
+    never reaches a result.
     """
 
     def __init__(self, site: str, batch_shape: torch.Size) -> None:
@@ -64,7 +67,8 @@ class _Flat(dist.ImproperUniform):
         return _Flat(self.site, torch.Size(batch_shape))
 
     def sample(self, sample_shape: Any = None) -> Tensor:
-        if poutine.get_mask() is False and not self.batch_shape:
+        conditioned = any(isinstance(handler, ConditionMessenger) for handler in _PYRO_STACK)
+        if poutine.get_mask() is False and not conditioned and not self.batch_shape:
             return torch.zeros(())
         raise ValueError(
             f"site {self.site!r} has a flat prior and cannot be drawn; condition on it, sample from the "

@@ -149,8 +149,9 @@ def test_an_improper_site_cannot_be_drawn_and_says_so(data):
         SubsetRegression("ab", GPrior())(data[0])
     with pytest.raises(ValueError, match="site 'intercept' has a flat prior"):
         SubsetRegression("ab", NormalPrior(intercept=True))(data[0])
-    with pytest.raises(ValueError, match="site 'log_variance' has a flat prior"):
-        Predictive(SubsetRegression("ab"), num_samples=3, parallel=True)(data[0])
+    for parallel in (False, True):
+        with pytest.raises(ValueError, match="site 'log_variance' has a flat prior"):
+            Predictive(SubsetRegression("ab"), num_samples=3, parallel=parallel)(data[0])
 
 
 @pytest.mark.parametrize(
