@@ -110,9 +110,12 @@ def to_idata(
         elif isinstance(result, Draws):
             groups = draws_groups(result, request)
         elif isinstance(result, StructurePosterior):
+            import pyro
+
             from evidentia.inference.idata.structure_groups import structure_groups
 
-            groups = structure_groups(result, request, seed)
+            with pyro.get_param_store().scope():
+                groups = structure_groups(result, request, seed)
         else:
             raise ValueError(
                 f"to_idata: expected a Fit, Draws or a StructurePosterior, got {type(result).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,7 +119,8 @@ def check_design(design: Tensor, names: Sequence[str], *, intercept: bool = True
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        array = hasattr(value, "__array__") and not isinstance(value, Tensor)  # pandas among them
+        tensor = torch.as_tensor(np.array(value) if array else value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name}: cannot be read as numbers ({error}); give a tensor or a numeric array"

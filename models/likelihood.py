@@ -51,6 +51,27 @@ class Likelihood(ABC):
         """Shape of the response for this many rows and an output node of this width."""
         return Size([num_rows])
 
+    def check_response(self, y: Tensor, width: int) -> None:
+        """Refuse a response that this likelihood gives no probability, naming its first row.
+
+        Args:
+            y: response, of the shape `response_shape`.
+            width: width of the output node.
+
+        Raises:
+            ValueError: a value outside the support.
+        """
+        one = y.new_ones((), dtype=torch.get_default_dtype())
+        law = self.distribution(one.expand(len(y), width), one)
+        good = law.support.check(y)
+        if not bool(good.all()):
+            row = int((~good).nonzero()[0, 0])
+            raise ValueError(
+                f"y: {int((~good).sum())} of {len(y)} values are outside the support of the likelihood "
+                f"{type(self).__name__} ({law.support}), the first in row {row}: {y[row].tolist()}. "
+                "Recode the response, or use another likelihood."
+            )
+
     def check_width(self, width: int) -> None:
         """Raise ValueError when a node of this width cannot be read by the likelihood."""
         if width != 1:

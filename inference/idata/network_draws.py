@@ -74,7 +74,8 @@ def lift_noise(posterior: StructurePosterior, model: Any, x: Tensor) -> Any:
     network = posterior.network
     if network is None or "noise" not in network.hyper:
         return model
-    best = network.hyper["noise"][posterior.map_index].detach().to(x.dtype)
+    (row,) = (network.gates == posterior.gates[posterior.map_index].to(network.gates)).all(-1).nonzero()[0]
+    best = network.hyper["noise"][row].detach().to(x.dtype)
     return poutine.lift(model, prior={"noise": Delta(best)})
 
 

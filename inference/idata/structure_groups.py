@@ -41,6 +41,8 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
     References:
         Hoeting, Madigan, Raftery, Volinsky, 1999, Bayesian model averaging: a tutorial.
     """
+    if len(request.args) < 2:
+        raise ValueError("to_idata: give the data of the model: to_idata(posterior, model, x, y)")
     x, y = request.args[:2]
     gates = posterior.sample(request.num_draws, seed)[None] if posterior.draws is None else posterior.draws
     gates = gates.double()

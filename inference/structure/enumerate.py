@@ -75,6 +75,8 @@ def enumerate_structures(
             f"got {evidence!r}"
         )
     if evidence != "exact":
+        if chunk_size is not None:
+            options["chunk_size"] = chunk_size
         return _networks(model, family, x, y, evidence, conditional, conditional_rows, options)
     if options:
         raise ValueError(
@@ -130,8 +132,14 @@ def _networks(
         "iwae": (result.iwae, result.iwae_se, BOUND),
         "importance": (result.importance, result.importance_se, ESTIMATE),
     }[evidence]
-    # structures whose training failed were named in a warning; a NaN has no place in a posterior
-    keep = torch.isfinite(value) & torch.isfinite(error)
+    # structures whose training failed were named in a warning; they have no place in a posterior
+    failed = torch.tensor([label in result.failed for label in result.labels])
+    keep = torch.isfinite(value) & torch.isfinite(error) & ~failed
+    if not bool(keep.any()):
+        raise ValueError(
+            f"enumerate_structures: no structure has a finite evidence: {', '.join(result.failed[:5])}. "
+            "Check the operations for values that are not finite, or lower learning_rate."
+        )
     scores = None
     if conditional and result.power == 1 and len(x) >= 4:
         again = {name: value for name, value in options.items() if name not in ("callback", "state", "seed")}

@@ -53,7 +53,8 @@ class KeptWeights:
             return value
         shape = self.shapes[name]
         full = value.new_zeros(*value.shape[:-1], shape.numel())
-        return full.index_copy(-1, self.kept[name].to(value.device), value).reshape(*value.shape[:-1], *shape)
+        full = full.index_copy(-1, self.kept[name].to(value.device), value)
+        return full.reshape((*value.shape[:-1], *shape))
 
     def take(self, name: str, weight: Tensor) -> Tensor:
         """The entries that stay, from a full weight without batch dimensions."""

@@ -15,6 +15,7 @@ from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget
 from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import linear_scores
+from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
 Watcher = Callable[[int, Callable[[], dict[str, Tensor]]], bool | None]
@@ -83,7 +84,7 @@ def structure_gibbs(
         now, done = dispersed(target, family, num_chains, seed, initial), 0
         draws: list[Tensor] = []
     else:
-        now, done, draws = _resume(target, family, state, num_chains)
+        now, done, draws = _resume(target, family, state, num_chains, problem)
     total = warmup_sweeps + num_sweeps
 
     def snapshot() -> dict[str, Tensor]:
@@ -136,13 +137,24 @@ def _flatten(
 
 
 def _resume(
-    target: GibbsTarget, family: Family, state: Mapping[str, Tensor], chains: int
+    target: GibbsTarget,
+    family: Family,
+    state: Mapping[str, Tensor],
+    chains: int,
+    problem: ConjugateRegression | None,
 ) -> tuple[GibbsState, int, list[Tensor]]:
     gates = state["gates"].double()
     if gates.shape != (chains, family.num_gates):
         raise ValueError(
             f"structure_gibbs: the state has gates {tuple(gates.shape)}, not {(chains, family.num_gates)}; "
             "resume with the model and num_chains of the first run"
+        )
+    if problem is not None and not torch.allclose(
+        problem.log_evidence(gates), state["log_evidence"], rtol=1e-6, atol=1e-6
+    ):
+        raise ValueError(
+            "structure_gibbs: the state belongs to other data or another prior: its log evidences are not "
+            "those of this model; resume with the data of the first run"
         )
     if isinstance(target, CachedTarget) and "cache/gates" in state:
         target.remember(state["cache/gates"], state["cache/log_evidence"])

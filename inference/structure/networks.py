@@ -113,7 +113,16 @@ def network_evidence(
     """
     powers = {"likelihood_power": likelihood_power, "prior_weight": prior_weight}
     _check(model, gates, guide, hyper, powers, evidence_batches)
+    counts = {
+        "num_steps": num_steps,
+        "num_particles": num_particles,
+        "window": window,
+        "evidence_particles": evidence_particles,
+        "chunk_size": chunk_size,
+    }
+    _check_training(counts, learning_rate)
     check_data(x, y, model.family.inputs)
+    model.likelihood.check_response(y, model.family.width)
     gates = gates.to(x)
     noise, update = _hyperparameters(model, hyper)
     target = family_target(model, x, y, gates, learn_noise=noise is not None)
@@ -130,6 +139,14 @@ def network_evidence(
     seed = derive_seed(seed, "evidence")
     found = estimate(target, family, final, schedule, evidence_particles, evidence_batches, seed)
     return collect(model, target, family, gates, final, stopped, schedule.power, found)
+
+
+def _check_training(counts: Mapping[str, int], learning_rate: float) -> None:
+    for name, count in counts.items():
+        if count < (0 if name == "num_steps" else 1):
+            raise ValueError(f"{name}: expected a positive number, got {count}.")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: expected a positive number such as 0.05, got {learning_rate}.")
 
 
 def _check(

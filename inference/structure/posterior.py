@@ -140,7 +140,11 @@ class StructurePosterior:
 
     def evidence(self, row: int) -> LogEvidence:
         """The evidence of one structure."""
-        return log_evidence(float(self.log_evidence[row]), float(self.standard_error[row]), self.kind)
+        k = self._pareto_k(torch.tensor([row]))
+        diagnostics = {} if k is None else {"pareto_k": float(k[0])}
+        return log_evidence(
+            float(self.log_evidence[row]), float(self.standard_error[row]), self.kind, diagnostics
+        )
 
     def inclusion(self) -> pd.DataFrame:
         """Posterior probability that each operation is on: columns op, probability, standard_error."""
@@ -183,13 +187,14 @@ class StructurePosterior:
 
         Columns: structure, log_evidence, standard_error, kind, log_prior, probability, probability_se,
         num_parameters, conditional_log_evidence, elpd_loo, elpd_loo_se (the last three NaN when they were
-        not asked for).
+        not asked for); for networks also pareto_k: above 0.7 distrust an importance estimate and its error.
         """
         import pandas as pd
 
         rows = self._top(top)
         nothing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
         scores = Scores(nothing, nothing, nothing) if self.scores is None else self.scores(rows)
+        k = self._pareto_k(rows)
         return pd.DataFrame(
             {
                 "structure": [self._label(row) for row in rows.tolist()],
@@ -203,8 +208,16 @@ class StructurePosterior:
                 "conditional_log_evidence": scores.conditional_log_evidence.numpy(),
                 "elpd_loo": scores.elpd_loo.numpy(),
                 "elpd_loo_se": scores.elpd_loo_se.numpy(),
+                **({} if k is None else {"pareto_k": k.numpy()}),
             }
         )
+
+    def _pareto_k(self, rows: Tensor) -> Tensor | None:
+        """Shape of the tail of the importance weights behind chosen rows; None without networks."""
+        if self.network is None:
+            return None
+        k = dict(zip(self.network.labels, self.network.pareto_k.tolist(), strict=True))
+        return torch.tensor([k[self._label(row)] for row in rows.tolist()], dtype=torch.float64)
 
     def sample(self, num_draws: int, seed: int = 0) -> Tensor:
         """Draw structures from the posterior: gates (num_draws, G)."""
@@ -243,7 +256,28 @@ class StructurePosterior:
             return export_regression(self.model, chosen, self.problem.design, self.problem.y)
         if self.network is not None:
             options = {"guide": self.network} | options
+        elif self.problem is not None:
+            options = {"guide": self._exact_moments(chosen)} | options
         return export(self.model, chosen, **options)
+
+    def _exact_moments(self, chosen: Structure) -> dict[str, tuple[Tensor, Tensor]]:
+        """Exact mean and standard deviation of each open weight of a linear family with known noise."""
+        problem: Any = self.problem
+        open_columns = problem.columns(chosen.gates[None].double())[0] != 0
+        if not bool(open_columns.any()):
+            return {}
+        part = ConjugateRegression(problem.prior, problem.design[:, open_columns], problem.y).posterior()
+        columns = torch.zeros(2, len(open_columns), dtype=torch.float64)
+        spread = part.scale_tril.square().sum(-1).sqrt()
+        columns[:, open_columns] = torch.stack([part.loc, spread * (part.noise_scale or 1.0)])
+        moments, start = {}, 0
+        for name, shape in self.family.weight_shapes.items():
+            stop = start + shape.numel()
+            if bool(open_columns[start:stop].any()):
+                loc, scale = columns[:, start:stop].reshape(2, *shape)
+                moments[name] = (loc, scale)
+            start = stop
+        return moments
 
     def _top(self, top: int | None) -> Tensor:
         score = self.probability if self.draws is not None else self.log_evidence + self.log_prior

@@ -70,11 +70,13 @@ class ChosenRegression(PyroModule):
         value = x.new_zeros(len(x))
         if self.columns:
             weights = pyro.sample("w", weight_law(prior, chosen, chosen.new_ones(chosen.shape[1]), noise))
-            value = (weights[..., None, :] * chosen).sum(-1)
+            value = weights @ chosen.mT
+            if value.dim() > 1:  # (*batch, 1, n): the place of the data plate holds the rows
+                value = value.squeeze(-2)
         if prior.intercept:
-            value = value + flat("intercept", x)[..., None]
+            value = value + flat("intercept", x)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("obs", dist.Normal(value, noise[..., None]), obs=y)
+            return pyro.sample("obs", dist.Normal(value, noise), obs=y)
 
     def conjugate(self, x: Tensor, y: Tensor) -> ConjugateRegression:
         """The model with weights and noise integrated out, bound to data."""

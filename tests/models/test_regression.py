@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO, config_enumerate
+from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from evidentia.models.linear.chosen import ChosenRegression, ExactGuide
 from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
@@ -239,3 +239,21 @@ def test_a_chosen_subset_has_the_log_joint_of_the_family_at_that_vertex(prior):
     dead = torch.distributions.Normal(0.0, scale).log_prob(torch.tensor(0.7, dtype=torch.float64))
     structure = subsets.family.log_prior(torch.tensor([1.0, 0.0, 1.0]))
     torch.testing.assert_close(own, trace.log_prob_sum() - dead - structure, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (0, 2)], ids=str)
+@pytest.mark.parametrize("prior", CHOSEN_PRIORS.values(), ids=CHOSEN_PRIORS)
+def test_the_exact_guide_is_exact_under_vectorised_particles(prior, columns):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
+    y = x[:, 0] + 0.4 * torch.randn(9, generator=generator, dtype=torch.float64)
+    model = ChosenRegression(["a", "b", "c"], columns, prior)
+    expected = model.conjugate(x, y).log_evidence(torch.ones(1, len(columns)))[0] if columns else None
+    pair = (model, ExactGuide(model, x, y))
+    single = -Trace_ELBO(num_particles=2).loss(*pair, x, y)
+    together = -Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1).loss(*pair, x, y)
+    assert together == pytest.approx(single, rel=1e-9)
+    if expected is not None:
+        assert single == pytest.approx(float(expected), rel=1e-9)
+    draws = Predictive(model, guide=pair[1], num_samples=4, parallel=True)(x)
+    assert draws["obs"].shape == (4, 9)

@@ -38,7 +38,7 @@ class WeightVector(NamedTuple):
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         parts = flat[..., : self.size].split(sizes, -1)
         named = zip(self.shapes.items(), parts, strict=True)
-        return {name: part.reshape(*flat.shape[:-1], *shape) for (name, shape), part in named}
+        return {name: part.reshape((*flat.shape[:-1], *shape)) for (name, shape), part in named}
 
     def owners(self, gate_names: tuple[str, ...]) -> Tensor:
         """Number of the gate that each scalar belongs to, ``(size,)``."""

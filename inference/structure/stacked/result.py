@@ -16,7 +16,7 @@ from evidentia.models.structure.model import FamilyModel
 
 
 class FailedStructures(UserWarning):
-    """Some structures have no finite evidence; they are named, the others are unaffected."""
+    """Some structures have no finite evidence; they are named."""
 
 
 @final
@@ -105,7 +105,8 @@ def collect(
         shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
         warnings.warn(
             f"network_evidence: no finite evidence for {len(failed)} of {len(labels)} structures: {shown}. "
-            "The others are unaffected. Standardise the inputs, or lower learning_rate or initial_scale.",
+            "An operation that is not finite spoils every structure of its edge. Standardise the inputs, or "
+            "lower learning_rate or initial_scale.",
             FailedStructures,
             stacklevel=3,
         )

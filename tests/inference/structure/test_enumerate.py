@@ -14,6 +14,8 @@ from evidentia.inference.structure.enumerate import enumerate_structures
 from evidentia.inference.structure.linear import is_linear, linear_problem, predict, sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.models.hyper import Hyper
+from evidentia.models.likelihood import Bernoulli as BernoulliResponse
+from evidentia.models.likelihood import Categorical as CategoricalResponse
 from evidentia.models.likelihood import Gaussian, Poisson
 from evidentia.models.regression import GPrior, NormalInverseGamma, NormalPrior, SubsetRegression
 from evidentia.models.structure.family import Family
@@ -379,3 +381,58 @@ def test_a_million_structures_of_twenty_columns():
     torch.testing.assert_close(
         posterior.log_evidence[some], posterior.problem.log_evidence(posterior.gates[some]), rtol=0, atol=1e-9
     )
+
+
+def test_an_exact_family_exports_its_exact_posterior_mean():
+    torch.manual_seed(2)
+    x = torch.randn(25, 2, dtype=torch.float64)
+    y = x[:, 0] + 1 + 0.5 * torch.randn(25, dtype=torch.float64)
+    fam = family({"flat": Constant(), "line": GLM(bias=True)}, "simplex_vertex", inputs=2)
+    posterior = enumerate_structures(fam.model(likelihood=Gaussian(0.5)), x, y)
+    assert float(posterior.probability.max()) > 1 - 1e-9
+    fitted = posterior.export().to_module()(x)[:, 0].detach()
+    torch.testing.assert_close(fitted, predict(posterior, x).mean, rtol=1e-7, atol=1e-7)
+
+
+def test_networks_with_a_scalar_weight_are_scored_with_their_tail_and_exported():
+    torch.manual_seed(2)
+    x = torch.randn(20, 2, dtype=torch.float64)
+    y = x[:, 0] + 0.5 * torch.randn(20, dtype=torch.float64)
+    fam = family({"flat": Constant(), "line": GLM(bias=True)}, "simplex_vertex", inputs=2)
+    posterior = enumerate_structures(
+        fam.model(likelihood=Gaussian(0.5)), x, y, evidence="importance", num_steps=100, chunk_size=1
+    )
+    assert "pareto_k" in posterior.table(top=1)
+    assert "pareto_k" in posterior.evidence(0).diagnostics
+    assert posterior.export("line").to_module()(x).shape == (20, 1)
+
+
+@pytest.mark.parametrize(
+    ("law", "response"),
+    [(BernoulliResponse(), [-1.0, 1.0]), (Poisson(), [0.5, 2.0]), (CategoricalResponse(), [1.0, 2.0])],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_response_outside_the_support_is_refused(law, response):
+    x = torch.randn(2, 2, dtype=torch.float64)
+    ops = {"flat": Constant(units=2)} if isinstance(law, CategoricalResponse) else {"flat": Constant()}
+    model = family(ops, "simplex_vertex", inputs=2).model(likelihood=law)
+    with pytest.raises(ValueError, match="outside the support of the likelihood"):
+        enumerate_structures(model, x, torch.tensor(response), evidence="elbo", num_steps=1)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"num_particles": 0}, {"learning_rate": -1.0}, {"window": 0}, {"evidence_particles": 0}],
+    ids=str,
+)
+def test_training_options_are_checked(option):
+    model = family({"flat": Constant()}, "simplex_vertex", inputs=1).model(likelihood=Gaussian(0.5))
+    with pytest.raises(ValueError, match=next(iter(option))):
+        enumerate_structures(model, torch.ones(4, 1), torch.ones(4), evidence="elbo", **option)
+
+
+def test_data_frames_are_read():
+    import pandas as pd
+
+    x = pd.DataFrame({"a": [1.0, 2.0, 4.0, 3.0], "b": [0.0, 1.0, 0.0, 2.0]})
+    assert enumerate_structures(SubsetRegression("ab", NormalPrior()), x, 3 * x["a"]).map.label == "{a}"

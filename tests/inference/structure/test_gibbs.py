@@ -372,3 +372,13 @@ def test_impossible_gates_stay_closed(small):
     model = SubsetRegression("abc", GPrior(), Bernoulli([0.0, 0.5, 1.0]))
     draws = structure_gibbs(model, *small, num_sweeps=50, warmup_sweeps=1).draws.double()
     assert draws.mean((0, 1))[[0, 2]].tolist() == [0.0, 1.0]
+
+
+def test_a_state_of_other_data_is_refused():
+    torch.manual_seed(3)
+    x = torch.randn(20, 3, dtype=torch.float64)
+    y = x[:, 0] + torch.randn(20, dtype=torch.float64)
+    model = SubsetRegression("abc")
+    first = structure_gibbs(model, x, y, num_sweeps=5, warmup_sweeps=1)
+    with pytest.raises(ValueError, match="other data or another prior"):
+        structure_gibbs(model, x, y.flip(0), num_sweeps=9, warmup_sweeps=1, state=first.state)
