@@ -10,8 +10,9 @@ from pyro.distributions import Delta
 from torch import Tensor
 
 from evidentia.inference.structure.posterior import StructurePosterior
+from evidentia.inference.structure.sites import structure_sites
 
-__all__ = ["lift_noise", "network_weights", "structure_sites"]
+__all__ = ["lift_noise", "network_weights"]
 
 
 def network_weights(
@@ -50,7 +51,7 @@ def network_weights(
         # Per weight the spread is that of `scale`, which has the prior's where a weight is dead.
         noise = noise / factor.square().sum(-1).sqrt()
     values = (loc + scale * noise).detach()
-    sites = structure_sites(posterior, gates)
+    sites = structure_sites(posterior.family, gates)
     start = 0
     for name, shape in model.weight_shapes.items():
         part = values[:, start : start + shape.numel()]
@@ -77,25 +78,3 @@ def lift_noise(posterior: StructurePosterior, model: Any, x: Tensor) -> Any:
     (row,) = (network.gates == posterior.gates[posterior.map_index].to(network.gates)).all(-1).nonzero()[0]
     best = network.hyper["noise"][row].detach().to(x.dtype)
     return poutine.lift(model, prior={"noise": Delta(best)})
-
-
-def structure_sites(posterior: StructurePosterior, gates: Tensor) -> dict[str, Tensor]:
-    """The structure sites of the family's model at vertices: indices, one bit per operation, log or logit
-    gates.
-
-    References:
-        Maddison, Mnih, Teh, 2017, The Concrete distribution.
-    """
-    sites: dict[str, Tensor] = {}
-    start = 0
-    for edge in posterior.family.edges:
-        part = gates[:, start : start + len(edge.ops)]
-        start += len(edge.ops)
-        vertex = edge.domain.name.endswith("vertex")
-        if edge.domain.is_cube and vertex:
-            sites |= {f"gamma/{edge.name}/{op}": part[:, i] for i, op in enumerate(edge.ops)}
-        elif edge.domain.is_cube:
-            sites[f"gamma/{edge.name}"] = part.logit()
-        else:
-            sites[f"gamma/{edge.name}"] = part.argmax(-1) if vertex else part.log()
-    return sites

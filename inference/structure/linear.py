@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from evidentia.inference.structure.sites import structure_sites
 from evidentia.inference.validate import check_data, check_design
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
@@ -154,10 +155,7 @@ def sample_weights(model: Any, x: Any, y: Any, gates: Tensor, seed: int = 0) -> 
     gates = gates.double()
     draw = problem.sample_weights(gates, torch.Generator().manual_seed(seed))
     (edge,) = family.edges
-    if edge.domain.is_cube:
-        sites = {f"gamma/{edge.name}/{name}": gates[:, i] for i, name in enumerate(edge.ops)}
-    else:
-        sites = {f"gamma/{edge.name}": gates.argmax(-1)}
+    sites = structure_sites(family, gates)
     if isinstance(model, SubsetRegression):
         sites[f"w/{edge.name}"] = draw.weight
         noise = model.prior.noise

@@ -436,3 +436,15 @@ def test_data_frames_are_read():
 
     x = pd.DataFrame({"a": [1.0, 2.0, 4.0, 3.0], "b": [0.0, 1.0, 0.0, 2.0]})
     assert enumerate_structures(SubsetRegression("ab", NormalPrior()), x, 3 * x["a"]).map.label == "{a}"
+
+
+@pytest.mark.parametrize("domain", ["simplex", "cube"])
+def test_an_exact_relaxed_family_becomes_inference_data(domain):
+    torch.manual_seed(2)
+    x = torch.randn(20, 2, dtype=torch.float64)
+    y = x[:, 0] + 0.5 * torch.randn(20, dtype=torch.float64)
+    fam = family({"a": GLM(columns=[0]), "b": GLM(columns=[1])}, domain, inputs=2)
+    posterior = enumerate_structures(fam.model(likelihood=Gaussian(0.5)), x, y)
+    idata = posterior.to_idata(x, y, num_draws=50, prior_draws=10)
+    assert bool(torch.isfinite(torch.as_tensor(idata.log_likelihood["obs"].values)).all())
+    assert set(idata.posterior["gate"].values.ravel().tolist()) <= {0, 1}
