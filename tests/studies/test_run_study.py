@@ -429,3 +429,29 @@ def test_a_point_has_the_threads_of_its_study_and_puts_them_back(toy, tmp_path, 
     assert seen == [2]
     assert torch.get_num_threads() == before
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 2
+
+
+def test_a_finished_point_that_was_changed_is_not_taken(toy, tmp_path) -> None:
+    folder = tmp_path / "run"
+    first = run(toy, folder)
+    point = first.result.points[0]
+    place = folder / "points" / point.id
+    (folder / "DONE").unlink()
+    table = place / "metrics.csv"
+    good = table.read_bytes()
+    table.write_bytes(good + b"\n")
+    again = run(toy, folder, resume=True)
+    assert again.exit_code == 2
+    assert not is_done(folder)
+    repaired = run(toy, folder, resume=True, restart=True)
+    assert repaired.exit_code == 0
+    pd.testing.assert_frame_equal(numbers(repaired.result.table), numbers(first.result.table))
+    table.write_bytes(good + b"\n")
+    with pytest.raises(StudyError, match="changed after the point finished"):
+        run(toy, folder, resume=True)
+
+
+def test_a_run_inside_a_run_is_refused(toy, tmp_path) -> None:
+    run(toy, tmp_path / "run")
+    with pytest.raises(StudyError, match="lies inside the run folder"):
+        run(toy, tmp_path / "run" / "points" / "x")

@@ -143,3 +143,13 @@ def test_a_result_reads_weights_and_tables_from_its_folder(tmp_path):
     result = Result(None, (point,), {}, tmp_path)
     assert result.state()["w"].tolist() == [0, 1, 2]
     assert result.read(None, "a")["probability"].tolist() == [0.5]
+
+
+def test_a_study_that_names_no_seed_has_that_of_its_configuration(toy) -> None:
+    import importlib
+
+    from evidentia.studies.harness.declare.discovery import find
+
+    module = importlib.import_module(find("toy").module)
+    config = module.Config(seed=7)
+    assert module.study(config).seed == 7

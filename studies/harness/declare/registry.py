@@ -177,7 +177,8 @@ def register_study(function: Callable[[Any], "Study"]) -> Callable[..., "Study"]
     """Mark a module's ``study(config)`` as the study of that module.
 
     The decorated function also works without an argument (it takes the module's ``Config()``), and the study
-    it returns knows its module, so that ``Study.diagnose`` finds the module's figures.
+    it returns knows its module, so that ``Study.diagnose`` finds the module's figures. A study that names no
+    seed has that of its configuration.
 
     Raises:
         StudyError: the configuration is of another type.
@@ -198,7 +199,8 @@ def register_study(function: Callable[[Any], "Study"]) -> Callable[..., "Study"]
         if not isinstance(declared, Study):
             raise StudyError(f"{module.__name__}.study: expected a Study, given {type(declared).__name__}")
         name = getattr(getattr(module, "__spec__", None), "name", None) or module.__name__
-        return declared.replace(module=name)
+        seed = {} if "seed" in declared.model_fields_set else {"seed": config.seed}
+        return declared.replace(module=name, **seed)
 
     study.is_study = True  # type: ignore[attr-defined]
     return study

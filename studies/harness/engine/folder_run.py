@@ -14,7 +14,7 @@ from evidentia.studies.harness.declare.result import Result
 from evidentia.studies.harness.engine.command import continuing, merging, repeating
 from evidentia.studies.harness.engine.executor import Executor, SerialExecutor, Status
 from evidentia.studies.harness.engine.opening import Opening, check_data, decide, settings_of
-from evidentia.studies.harness.engine.point import Task, run_point
+from evidentia.studies.harness.engine.point import Task, run_point, spoiled_by
 from evidentia.studies.harness.engine.prepare import Prepared
 from evidentia.studies.harness.engine.signals import StopSignals
 from evidentia.studies.harness.errors import BAD_INPUT, NUMERICAL, StorageError, StudyError
@@ -97,6 +97,13 @@ class FolderRun:
 
     def complete(self) -> Ended:
         """Leave a finished folder exactly as it is."""
+        for point in self.points:
+            spoiled = spoiled_by(run_folder.point_folder(self.folder, point.id))
+            if spoiled:
+                raise StudyError(
+                    f"{self.folder}: point {point.id}: {spoiled} changed after the point finished. Restore "
+                    "the files, or run again into another --out"
+                )
         self.show.notice(f"{self.folder} is already complete; nothing was changed")
         result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
         return Ended(result, self.folder, 0)
@@ -199,7 +206,8 @@ class FolderRun:
         executor = self.executor(stop, workers, retries)
         try:
             for point in self.mine:
-                if manifest.is_done(self.folder / "points" / point.id):
+                place = self.folder / "points" / point.id
+                if manifest.is_done(place) and not spoiled_by(place):
                     self.show.update(ProgressEvent(point=point.id, state="skipped"))
                 else:
                     executor.submit(point)
@@ -239,7 +247,8 @@ class FolderRun:
 
     def end(self, stop: StopSignals) -> Ended:
         """Finish, or say how to continue."""
-        undone = [p for p in self.mine if not manifest.is_done(self.folder / "points" / p.id)]
+        places = {p.id: self.folder / "points" / p.id for p in self.mine}
+        undone = [p for p in self.mine if p.id in self.failures or not manifest.is_done(places[p.id])]
         result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
         code = NUMERICAL if self.codes - {BAD_INPUT} else max(self.codes, default=0)
         if stop and undone:

@@ -136,7 +136,17 @@ def run_point(
     """
     folder = run_folder.point_folder(task.folder, task.point.id)
     if manifest.is_done(folder):
-        return Status("skipped")
+        spoiled = spoiled_by(folder)
+        if not spoiled:
+            return Status("skipped")
+        if task.restart == "no":
+            error = StudyError(
+                f"point {task.point.id}: {spoiled} changed after the point finished. Restore the files, or "
+                "add --restart to compute the point again"
+            )
+            return Status("failed", describe_error(error), error.exit_code)
+        with atomic.storage("remove", folder / manifest.DONE):
+            (folder / manifest.DONE).unlink(missing_ok=True)
     atomic.make_folder(folder)
     try:
         with hold(folder / LOCK, f"point {task.point.id} is being computed by another process", task.wait_s):
@@ -145,6 +155,14 @@ def run_point(
             return _Attempt(task, folder, report, notice).run(should_stop)
     except BusyError:
         return Status("busy")
+
+
+def spoiled_by(folder: Path) -> str:
+    """Which files of a finished point are missing or changed, as text; "" where all are as they were."""
+    try:
+        return ", ".join(manifest.differing(folder))
+    except StudyError as error:
+        return str(error)
 
 
 class _Attempt:

@@ -119,7 +119,7 @@ def refuse_unequal(entries: Sequence[Entry]) -> None:
             raise StudyError(
                 f"compare: different data. {first.name} has sha256 {first.data[:12]}…{_count(first)}, "
                 f"{entry.name} has {entry.data[:12]}…{_count(entry)}. "
-                "Evidence compares models of the same data only"
+                "Evidence compares models of the same data only; compare single points as RUN/points/<id>"
             )
     counted = [entry for entry in entries if entry.observations is not None]
     for entry in counted:

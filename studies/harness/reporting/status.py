@@ -56,7 +56,8 @@ def status_table(folder: Path, now: datetime | None = None) -> str:
     planned = planned_points(run)
     known = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     waiting = max(planned - len(states), 0)
-    total = f"{max(planned, len(states))} points"
+    number = max(planned, len(states))
+    total = f"{number} point{'' if number == 1 else 's'}"
     lines.append(f"{total}: {', '.join(filter(None, (known, f'{waiting} waiting' if waiting else '')))}")
     shown = sorted(states, key=lambda state: state.state == "done")[:SHOWN]
     if shown:

@@ -41,7 +41,9 @@ class PointView(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Done only with the mark DONE; else what the status file says."""
+        """Done only with the mark DONE, damaged where files changed since; else what the status file says."""
+        if self.done and self.changed():
+            return "damaged"
         claimed = str(self.status.get("state", "queued"))
         return "done" if self.done else ("unfinished" if claimed == "done" else claimed)
 

@@ -87,6 +87,12 @@ def check_out(out: Path, runs_root: Path | None = None) -> Path:
             )
         if path.exists() and not path.is_dir():
             raise StudyError(f"--out: {path} is a file. Give the name of a new folder")
+        around = next((parent for parent in path.parents if is_run(parent)), None)
+        if around is not None:
+            raise StudyError(
+                f"--out: {path} lies inside the run folder {around}, which is not its own. "
+                "Give a folder outside of it"
+            )
         if path.is_dir() and not is_run(path) and not _blank(path):
             raise StudyError(
                 f"--out: {path} is not empty and not a run folder (no {CONFIG} of ours). Nothing is written "
