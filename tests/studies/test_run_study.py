@@ -324,7 +324,9 @@ def test_crash_in_the_middle_of_the_results_is_repaired(toy: ModuleType, tmp_pat
     assert run(toy, out, resume=True).exit_code == 0
     after = {key: value[1] for key, value in listing(out).items() if key.endswith("weights.safetensors")}
     assert before == after
-    assert clean(out, 0.0) == [point / ".tmp-1-metrics.csv"]
+    assert not (point / ".tmp-1-metrics.csv").exists()
+    (out / ".tmp-1-metrics.csv").write_text("x")
+    assert clean(out, 0.0) == [out / ".tmp-1-metrics.csv"]
 
 
 def test_weights_are_read_as_safetensors_only(tmp_path: Path) -> None:
@@ -455,3 +457,12 @@ def test_a_run_inside_a_run_is_refused(toy, tmp_path) -> None:
     run(toy, tmp_path / "run")
     with pytest.raises(StudyError, match="lies inside the run folder"):
         run(toy, tmp_path / "run" / "points" / "x")
+
+
+def test_a_complete_run_shows_its_verdict_again(toy, tmp_path) -> None:
+    first, again = Recorder(), Recorder()
+    run(toy, tmp_path / "run", reporter=first)
+    run(toy, tmp_path / "run", reporter=again)
+    assert "already complete" in again.notices[0]
+    assert again.finished[0].as_dict()["claims"] == first.finished[0].as_dict()["claims"]
+    assert len(again.finished[0].table) == len(first.finished[0].table)

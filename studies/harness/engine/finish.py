@@ -72,6 +72,17 @@ def finish(
     return verdict, claims_exit_code(claims)
 
 
+def recall(folder: Path, study: Study, result: Result, command: str) -> Verdict:
+    """The verdict of a finished run, put together again from its folder; nothing is written."""
+    from evidentia.studies.harness.storage.read_run import read_run
+
+    checks = [each for point in result.points for each in read_checks(folder / "points" / point.id)]
+    claims = check_claims(study.expect, result.table)
+    report = folder / "report.html"
+    shown = str(report) if report.is_file() else ""
+    return Verdict(result.table, checks, claims, shown, command, (), read_run(folder).conclusions())
+
+
 def write_table(folder: Path, table: pd.DataFrame) -> None:
     """Write `metrics.csv`, one line per row of the result table."""
     atomic.write_bytes(folder / "metrics.csv", results.table_bytes(table))

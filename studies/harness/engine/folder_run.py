@@ -104,8 +104,12 @@ class FolderRun:
                     f"{self.folder}: point {point.id}: {spoiled} changed after the point finished. Restore "
                     "the files, or run again into another --out"
                 )
-        self.show.notice(f"{self.folder} is already complete; nothing was changed")
+        from evidentia.studies.harness.engine.finish import recall
+
         result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
+        self.show.start({"study": self.study.name, "folder": str(self.folder)}, 0)
+        self.show.notice(f"{self.folder} is already complete; nothing was changed")
+        self.show.finish(recall(self.folder, self.study, result, repeating(self.command)))
         return Ended(result, self.folder, 0)
 
     def open(self, decision: Opening) -> None:

@@ -227,6 +227,9 @@ class _Attempt:
     def run(self, should_stop: Callable[[], bool]) -> Status:
         """Compute, write, and say how it ended."""
         task = self.task
+        for left in self.folder.glob(f"{atomic.TEMPORARY}*"):  # of a killed attempt: the lock is ours
+            with atomic.storage("remove", left):
+                left.unlink(missing_ok=True)
         self.forget()
         self.status.set(state="running", step=self.status.record["checkpoint"], seconds=self.before_s)
         context = Context(
