@@ -185,14 +185,12 @@ class FolderRun:
         if workers is not None:
             from evidentia.studies.harness.engine.dask_executor import DaskExecutor, parse_workers
 
-            number = parse_workers(workers)
             if "__main__" in self.prepared.modules:
                 raise StudyError(
                     "--workers: something the study names is registered in the script itself, which no "
                     "worker can import. Move it into a module"
                 )
-            assert number is not None  # noqa: S101
-            return DaskExecutor(number, self.task, retries, lambda: bool(stop))
+            return DaskExecutor(parse_workers(workers) or 1, self.task, retries, lambda: bool(stop))
 
         def here(point: Point) -> Status:
             task = self.task(point)._replace(modules=())

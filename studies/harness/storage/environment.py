@@ -6,6 +6,7 @@ password never reaches the folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -107,12 +108,10 @@ def _git() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    try:
+    with contextlib.suppress(OSError):  # only Linux has this file
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
