@@ -88,9 +88,10 @@ def export(
 ) -> Exported:
     """One structure of a family as a plain model/guide pair without dead operations.
 
-    The log-joint of the exported model equals that of ``family.model(structure=…)`` at the same weights:
+    The log-joint of the exported model equals that of ``family.model(structure=…)`` at the same weights and
+    prior variances (a hyperprior on the variances is left out, and they stay as they are):
     closed operations, operations that cannot reach the output and nodes that nobody reads are gone.
-    Prior variances and a learned noise start at the guide's values, where it has them.
+    Prior variances are the guide's, where it has them; a learned noise starts at the guide's value.
 
     Args:
         model: the family's model.
