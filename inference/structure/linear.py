@@ -72,23 +72,6 @@ def linear_problem(model: Any, x: Any, y: Any) -> ConjugateRegression:
     return ConjugateRegression(prior, design.matrix, y, design.gate, family.num_gates)
 
 
-def is_linear(model: Any) -> bool:
-    """Whether `linear_problem` accepts the model.
-
-    References:
-        none; a predicate.
-
-    Example:
-        >>> is_linear(SubsetRegression(["a"]))
-        True
-    """
-    try:
-        linear_problem(model, torch.zeros(2, len(family_of(model).inputs)), torch.zeros(2))
-    except ValueError:
-        return isinstance(model, SubsetRegression)
-    return True
-
-
 def family_of(model: Any) -> Family:
     """The family of a model, or a ValueError.
 

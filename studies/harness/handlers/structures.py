@@ -15,6 +15,8 @@ from evidentia.studies.harness.reporting.verdict import check
 from evidentia.studies.harness.terminal.progress import ProgressEvent
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from evidentia.inference.structure.posterior import StructurePosterior
 
 __all__ = ["EnumerateParams", "GibbsParams", "enumerate", "structure_gibbs"]
@@ -164,7 +166,7 @@ def _outcome(
     if posterior.draws is not None:
         checks += [check(each.name, each.value, each.site) for each in diagnostics.mcmc_checks(idata)]
     if posterior.network is not None:
-        checks += _tail_checks(posterior)
+        checks.append(_tail_check(table))
     rows = [
         {str(key): value for key, value in row.items()} for row in table.head(options.rows).to_dict("records")
     ]
@@ -177,12 +179,11 @@ def _outcome(
     )
 
 
-def _tail_checks(posterior: StructurePosterior) -> list[Any]:
+def _tail_check(table: pd.DataFrame) -> Any:
     """The worst Pareto k of the importance weights among the structures that matter, with its name."""
-    k = dict(zip(posterior.network.labels, posterior.network.pareto_k.tolist(), strict=True))
-    likely = [posterior.family.label(gates) for gates in posterior.gates[posterior.probability > 0.01]]
-    worst = max(likely, key=lambda label: k[label])
-    return [check("k_hat", k[worst], worst)]
+    likely = table[(table["probability"] > 0.01) | (table["rank"] == 1)]
+    worst = likely.iloc[int(likely["pareto_k"].argmax())]
+    return check("k_hat", float(worst["pareto_k"]), str(worst["structure"]))
 
 
 enumerate.parameters = EnumerateParams  # type: ignore[attr-defined]

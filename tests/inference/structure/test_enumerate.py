@@ -11,7 +11,7 @@ from pyro.infer import Predictive
 from sklearn.datasets import load_diabetes
 
 from evidentia.inference.structure.enumerate import enumerate_structures
-from evidentia.inference.structure.linear import is_linear, linear_problem, predict, sample_weights
+from evidentia.inference.structure.linear import linear_problem, predict, sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Bernoulli as BernoulliResponse
@@ -358,13 +358,6 @@ def test_an_exported_subset_predicts_as_its_posterior_mean_and_retrains_exactly(
     half = enumerate_structures(SubsetRegression("abc"), x[:15], y[:15]).export("{a, c}")
     torch.testing.assert_close(again.pair.guide.loc, half.pair.guide.loc)
     assert posterior.export("{}").to_module()(x)[:, 0].detach().allclose(y.mean())
-
-
-def test_which_models_are_linear():
-    assert is_linear(SubsetRegression("ab"))
-    assert not is_linear(
-        family({"t": GLM(activation="tanh")}, "simplex_vertex").model(likelihood=Gaussian(0.5))
-    )
 
 
 @pytest.mark.slow
