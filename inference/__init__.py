@@ -3,7 +3,6 @@
 from evidentia.inference.diagnostics import to_idata as to_idata
 from evidentia.inference.evidence.comparison import compare_evidence as compare_evidence
 from evidentia.inference.evidence.log_evidence import LogEvidence as LogEvidence
-from evidentia.inference.evidence.log_evidence import log_evidence as log_evidence
 from evidentia.inference.fit import fit as fit
 from evidentia.inference.mcmc.nuts import nuts as nuts
 from evidentia.inference.structure.enumerate import enumerate_structures as enumerate_structures

@@ -88,8 +88,8 @@ def compare_evidence(
         Kass and Raftery, 1995. Bayes factors.
 
     Example:
-        >>> from evidentia.inference.evidence.log_evidence import log_evidence
-        >>> table = compare_evidence({"a": log_evidence(-3.0), "b": log_evidence(-1.0)})
+        >>> from evidentia.inference.evidence.log_evidence import LogEvidence
+        >>> table = compare_evidence({"a": LogEvidence.checked(-3.0), "b": LogEvidence.checked(-1.0)})
         >>> table["model"].tolist(), table["difference"].tolist()
         (['b', 'a'], [0.0, 2.0])
     """

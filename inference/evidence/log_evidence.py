@@ -24,7 +24,7 @@ class LogEvidence(NamedTuple):
         likelihood, and generalization.
 
     Example:
-        >>> print(log_evidence(-36.55, 0.01, "consistent estimate"))
+        >>> print(LogEvidence.checked(-36.55, 0.01, "consistent estimate"))
         -36.5500 ± 0.0100 nats (consistent estimate)
     """
 
@@ -36,38 +36,39 @@ class LogEvidence(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.standard_error:.4f} nats ({self.kind})"
 
+    @classmethod
+    def checked(
+        cls,
+        value: float,
+        standard_error: float = 0.0,
+        kind: Kind = "exact",
+        diagnostics: Mapping[str, Any] | None = None,
+    ) -> LogEvidence:
+        """Build a checked LogEvidence.
 
-def log_evidence(
-    value: float,
-    standard_error: float = 0.0,
-    kind: Kind = "exact",
-    diagnostics: Mapping[str, Any] | None = None,
-) -> LogEvidence:
-    """Build a checked LogEvidence.
+        Raises:
+            ValueError: NaN, negative standard error, unknown kind, or an exact value with a standard error.
 
-    Raises:
-        ValueError: NaN, negative standard error, unknown kind, or an exact value with a standard error.
+        References:
+            Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
+            likelihood, and generalization.
 
-    References:
-        Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
-        likelihood, and generalization.
-
-    Example:
-        >>> log_evidence(-3.0).kind
-        'exact'
-    """
-    check_kind(kind)
-    if math.isnan(value):
-        raise ValueError(
-            "LogEvidence: value is NaN; the estimator failed, look at its inputs before comparing"
-        )
-    if not standard_error >= 0:
-        raise ValueError(f"LogEvidence: standard_error must be ≥ 0, got {standard_error}")
-    if kind == "exact" and standard_error > 0:
-        raise ValueError(
-            f"LogEvidence: an exact value has no standard error, got {standard_error}; fix the kind"
-        )
-    return LogEvidence(float(value), float(standard_error), kind, dict(diagnostics or {}))
+        Example:
+            >>> LogEvidence.checked(-3.0).kind
+            'exact'
+        """
+        check_kind(kind)
+        if math.isnan(value):
+            raise ValueError(
+                "LogEvidence: value is NaN; the estimator failed, look at its inputs before comparing"
+            )
+        if not standard_error >= 0:
+            raise ValueError(f"LogEvidence: standard_error must be ≥ 0, got {standard_error}")
+        if kind == "exact" and standard_error > 0:
+            raise ValueError(
+                f"LogEvidence: an exact value has no standard error, got {standard_error}; fix the kind"
+            )
+        return cls(float(value), float(standard_error), kind, dict(diagnostics or {}))
 
 
 def check_kind(kind: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.evidence.comparison import Probabilities, posterior_probabilities
-from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind, log_evidence
+from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind
 from evidentia.inference.structure.batch_means import batch_means_error
 from evidentia.inference.structure.scores import Scores
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
@@ -142,7 +142,7 @@ class StructurePosterior:
         """The evidence of one structure."""
         k = self._pareto_k(torch.tensor([row]))
         diagnostics = {} if k is None else {"pareto_k": float(k[0])}
-        return log_evidence(
+        return LogEvidence.checked(
             float(self.log_evidence[row]), float(self.standard_error[row]), self.kind, diagnostics
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evidentia.inference.evidence.comparison import compare_evidence, posterior_probabilities
-from evidentia.inference.evidence.log_evidence import common_kind, log_evidence
+from evidentia.inference.evidence.log_evidence import LogEvidence, common_kind
 
 
 def test_delta_method_errors_of_the_golden_case():
@@ -66,8 +66,8 @@ def test_impossible_comparisons_are_refused(arguments, message):
 def test_table_of_two_models():
     table = compare_evidence(
         {
-            "a": log_evidence(-3.0, 0.3, "consistent estimate"),
-            "b": log_evidence(-1.0, 0.4, "consistent estimate"),
+            "a": LogEvidence.checked(-3.0, 0.3, "consistent estimate"),
+            "b": LogEvidence.checked(-1.0, 0.4, "consistent estimate"),
         },
         {"a": 0.0, "b": 0.0},
     )
@@ -77,17 +77,17 @@ def test_table_of_two_models():
 
 
 def test_kinds_are_never_mixed_silently():
-    mixed = {"a": log_evidence(-3.0), "b": log_evidence(-4.0, 0.1, "lower bound")}
+    mixed = {"a": LogEvidence.checked(-3.0), "b": LogEvidence.checked(-4.0, 0.1, "lower bound")}
     with pytest.raises(ValueError, match="different kinds"):
         compare_evidence(mixed)
     with pytest.raises(ValueError, match="different kinds"):
         compare_evidence(mixed, mix=True)
-    joined = {"a": log_evidence(-3.0), "b": log_evidence(-4.0, 0.1, "consistent estimate")}
+    joined = {"a": LogEvidence.checked(-3.0), "b": LogEvidence.checked(-4.0, 0.1, "consistent estimate")}
     with pytest.raises(ValueError, match="mix=True"):
         compare_evidence(joined)
     assert compare_evidence(joined, mix=True)["kind"].tolist() == ["exact", "consistent estimate"]
     with pytest.raises(ValueError, match="log_prior lacks"):
-        compare_evidence({"a": log_evidence(-3.0)}, {})
+        compare_evidence({"a": LogEvidence.checked(-3.0)}, {})
     with pytest.raises(ValueError, match="at least one"):
         common_kind([])
 
@@ -103,4 +103,4 @@ def test_kinds_are_never_mixed_silently():
 )
 def test_evidence_is_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
-        log_evidence(*arguments)
+        LogEvidence.checked(*arguments)
