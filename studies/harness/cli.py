@@ -178,9 +178,9 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="folders of runs", show_default=False)],
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated values")] = False,
 ) -> None:
-    """Compare runs on the same data by log evidence, with standard errors and LOO beside it."""
+    """Compare models by log evidence, with standard errors and LOO beside it; one table per data set."""
     places = [path(each, "RUN") for each in runs]
-    from evidentia.studies.harness.reporting.compare import compare_runs
+    from evidentia.studies.harness.reporting.compare_groups import compare_runs
 
     _say(compare_runs(places, csv=csv).rstrip("\n"))
 

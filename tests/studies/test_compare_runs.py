@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from evidentia.studies.harness.errors import StudyError
-from evidentia.studies.harness.reporting.compare import compare_runs, comparison
 from evidentia.studies.harness.reporting.compare_entries import family_evidence
+from evidentia.studies.harness.reporting.compare_groups import compare_runs, comparisons
 from evidentia.studies.harness.storage import manifest
 
 
@@ -23,6 +23,13 @@ def one(folder: Path, value: float, **changes) -> Path:
     metrics = folder / "points" / f"{0:012x}" / "metrics.csv"
     pd.read_csv(metrics, dtype={"point": str}).assign(log_evidence=value).to_csv(metrics, index=False)
     return folder
+
+
+def comparison(folders: list[Path]):
+    """The one comparison of these folders."""
+    (group,), alone = comparisons(folders)
+    assert not alone
+    return group.comparison
 
 
 def draws(seed: int, observations: int = 30):

@@ -3,27 +3,25 @@
     P_k = exp(l_k + a_k) / Σ_j exp(l_j + a_j)          SE(P_k) = P_k √(Σ_j ([j=k] − P_j)² s_j²)
     Δ_k = l_best − l_k                                 SE(Δ_k) = √(s_best² + s_k²)
 
-Only models of the same data are compared: another data hash, other likelihood dimensions or another number of
-observations is refused, naming both runs. A bound is never ranked as if it were the evidence.
+Only models of the same data stand in one table (`compare_groups` makes one per data set): another data hash,
+other likelihood dimensions or another number of observations is refused, naming both runs. A bound is never ranked as if it were the evidence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.reporting.compare_entries import Entry as Entry
-from evidentia.studies.harness.reporting.compare_entries import read_entries
 from evidentia.studies.harness.reporting.predictive import elpd_difference, elpd_total, stacking_weights
 from evidentia.studies.harness.terminal.present import show_table, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "Entry", "compare_entries", "compare_runs"]
+__all__ = ["Comparison", "Entry", "compare_entries", "refuse_unequal"]
 
 RANKED = ("exact", "consistent estimate")
 K_LIMIT = 0.7
@@ -42,26 +40,6 @@ class Comparison(NamedTuple):
             return self.table.to_csv(index=False)
         shown = self.table.dropna(axis="columns", how="all")
         return "\n".join([text_table(show_table(shown), ""), *(f"! {line}" for line in self.warnings)])
-
-
-def compare_runs(folders: Sequence[Path], csv: bool = False) -> str:
-    """The comparison of run folders (or of points, runs/…/points/<id>) as text.
-
-    Args:
-        folders: two or more folders, or one run with several models.
-        csv: full precision as CSV in place of the table for people.
-
-    Raises:
-        StudyError: a path is no run folder, a file is not what its name says, nothing is finished, or the
-            models do not belong to the same data (exit 2).
-    """
-    return comparison(folders).text(csv)
-
-
-def comparison(folders: Sequence[Path]) -> Comparison:
-    """As `compare_runs`, as data."""
-    entries = [entry for folder in folders for entry in read_entries(Path(folder), len(folders) > 1)]
-    return compare_entries(entries)
 
 
 def compare_entries(entries: Sequence[Entry]) -> Comparison:
@@ -119,7 +97,8 @@ def refuse_unequal(entries: Sequence[Entry]) -> None:
             raise StudyError(
                 f"compare: different data. {first.name} has sha256 {first.data[:12]}…{_count(first)}, "
                 f"{entry.name} has {entry.data[:12]}…{_count(entry)}. "
-                "Evidence compares models of the same data only; compare single points as RUN/points/<id>"
+                "Evidence compares models of the same data only; name runs that share data, or points "
+                "RUN/points/<id> of one data set"
             )
     counted = [entry for entry in entries if entry.observations is not None]
     for entry in counted:

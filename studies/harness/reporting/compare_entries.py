@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, final
 
 from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.reporting.predictive import Pointwise, read_pointwise
-from evidentia.studies.harness.storage.read_run import PointView, RunView, read_run
+from evidentia.studies.harness.storage.read_run import PointView, RunView, read_run, words
 
-__all__ = ["Entry", "read_entries"]
+__all__ = ["Entry", "is_point", "read_entries"]
 
 
 @final
@@ -30,11 +30,13 @@ class Entry(NamedTuple):
     observations: int | None = None
     dims: tuple[str, ...] | None = None
     pointwise: Pointwise | None = None
+    dataset: str = ""
+    """Registry key and parameters of the data set, for people; the hash decides."""
 
 
 def read_entries(folder: Path, several: bool) -> list[Entry]:
     """The finished models of a run folder, or of one of its points."""
-    single = folder.parent.name == "points" and (folder.parent.parent / "config.yaml").is_file()
+    single = is_point(folder)
     run = read_run(folder.parent.parent if single else folder)
     points = [point for point in run.points if point.done and (not single or point.id == folder.name)]
     if not points:
@@ -45,6 +47,11 @@ def read_entries(folder: Path, several: bool) -> list[Entry]:
         for point in points
         for entry in point_entries(run, point, _name(run, point, named, several), several or len(points) > 1)
     ]
+
+
+def is_point(folder: Path) -> bool:
+    """Whether a folder is one point of a run, runs/…/points/<id>."""
+    return folder.parent.name == "points" and (folder.parent.parent / "config.yaml").is_file()
 
 
 def _name(run: RunView, point: PointView, named: bool, several: bool) -> str:
@@ -93,6 +100,7 @@ def point_entries(run: RunView, point: PointView, name: str, collapse: bool) -> 
                 observations=observations or _whole(row, point.record),
                 dims=None if pointwise is None else pointwise.dims,
                 pointwise=pointwise,
+                dataset=_dataset(point),
             )
         )
     return entries
@@ -169,3 +177,9 @@ def data_hash(run: RunView, point: PointView) -> str:
     if data is not None and canon(data) in known:
         return str(known[canon(data)])
     return str(next(iter(known.values()))) if len(set(known.values())) == 1 else ""
+
+
+def _dataset(point: PointView) -> str:
+    settings = point.record.get("settings", point.record)
+    data = settings.get("data") if isinstance(settings, Mapping) else None
+    return words(data) if isinstance(data, Mapping) and "key" in data else ""
