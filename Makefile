@@ -32,5 +32,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[dev,docs,scale]'
+	$(PIP) --editable '.[dev,docs,scale,search]'
 	touch $@
