@@ -4,7 +4,8 @@
     Δ_k = l_best − l_k                                 SE(Δ_k) = √(s_best² + s_k²)
 
 Only models of the same data stand in one table (`compare_groups` makes one per data set): another data hash,
-other likelihood dimensions or another number of observations is refused, naming both runs. A bound is never ranked as if it were the evidence.
+other likelihood dimensions or another number of observations is refused, naming both runs. A bound is
+never ranked as if it were the evidence.
 """
 
 from __future__ import annotations
