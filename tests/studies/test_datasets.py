@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evidentia.studies.harness.data.dataset import load_dataset, validate_dataset
-from evidentia.studies.harness.data.datasets import diabetes, diabetes_wide, tanh
+from evidentia.studies.harness.data.datasets import diabetes, diabetes_wide, digits, tanh
 from evidentia.studies.harness.declare.points import Ref
 from evidentia.studies.harness.errors import StudyError
 
@@ -116,3 +116,35 @@ def test_the_digest_is_that_of_the_content():
     assert diabetes().sha256 == diabetes().sha256
     digests = {data.sha256 for data in (tanh(), diabetes(), diabetes(1), diabetes_wide(0), diabetes_wide(1))}
     assert len(digests) == 5
+
+
+def test_digits_have_the_published_nats_of_independent_pixels():
+    data = validate_dataset(digits())
+    assert data.y is None
+    assert data.validation_x is not None and data.validation_x.shape == (150, 64)
+    assert set(data.x.unique().tolist()) == {0.0, 1.0}
+    share = (data.x.sum(0) + 1) / (len(data.x) + 2)
+    nats = torch.distributions.Bernoulli(share).log_prob(data.test_x).sum(1)
+    assert float(-nats.mean()) == pytest.approx(oracles.DIGITS_INDEPENDENT_NATS, abs=0.01)
+
+
+def test_grey_digits_are_the_same_images():
+    black, grey = digits(), digits(levels=17)
+    assert grey.x.max() == 16
+    assert torch.equal((grey.test_x >= 8).double(), black.test_x)
+    assert len(digits(rows=5).x) == 5
+
+
+@pytest.mark.parametrize(
+    ("params", "message"), [({"levels": 3}, "levels: given 3"), ({"rows": 1}, "rows: given 1")]
+)
+def test_digits_refuse_wrong_parameters(params, message):
+    with pytest.raises(StudyError, match=message):
+        load_dataset(Ref("digits", params))
+
+
+def test_a_data_set_without_a_response_may_have_constant_columns_but_no_missing_value():
+    data = digits(rows=4)
+    data.validation_x[1, 2] = float("nan")
+    with pytest.raises(StudyError, match="validation .*pixel_0_2"):
+        validate_dataset(data)

@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
         test_x: held-out inputs, or None.
         test_y: held-out responses, or None.
         info: further facts (``target``, ``intercept``: a column that is constant on purpose, …).
+        validation_x: inputs that only watch a training, or None.
     """
 
     x: "Tensor"
@@ -38,6 +39,7 @@ class Dataset(NamedTuple):
     test_x: "Tensor | None" = None
     test_y: "Tensor | None" = None
     info: Mapping[str, Any] = MappingProxyType({})
+    validation_x: "Tensor | None" = None
 
 
 def make_dataset(
@@ -48,6 +50,7 @@ def make_dataset(
     test_x: "NDArray[Any] | None" = None,
     test_y: "NDArray[Any] | None" = None,
     info: Mapping[str, Any] | None = None,
+    validation_x: "NDArray[Any] | None" = None,
 ) -> Dataset:
     """Build a :class:`Dataset` from arrays: float64 tensors and the digest of the content.
 
@@ -60,9 +63,8 @@ def make_dataset(
     import numpy
     import torch
 
-    arrays = [
-        None if part is None else numpy.array(part, dtype="<f8", order="C") for part in (x, y, test_x, test_y)
-    ]
+    parts = [x, y, test_x, test_y, *([] if validation_x is None else [validation_x])]
+    arrays = [None if part is None else numpy.array(part, dtype="<f8", order="C") for part in parts]
     shapes = [None if array is None else array.shape for array in arrays]
     hasher = hashlib.sha256(json.dumps([list(names), shapes]).encode())
     for array in arrays:
@@ -78,6 +80,7 @@ def make_dataset(
         test_x=others[1],
         test_y=others[2],
         info=MappingProxyType(dict(info or {})),
+        validation_x=None if validation_x is None else others[3],
     )
 
 
@@ -111,9 +114,15 @@ def validate_dataset(data: Dataset, *, where: str = "data", batch_size: int | No
 
     Raises:
         StudyError: shapes disagree, too few rows, a missing or infinite number (count, first row and column),
-            a constant column that is not ``info["intercept"]``, or two columns that are equal up to scale.
+            or, where there is a response to explain, a constant column that is not ``info["intercept"]`` or
+            two columns that are equal up to scale.
     """
-    for part, x, y in (("", data.x, data.y), ("test ", data.test_x, data.test_y)):
+    parts = (
+        ("", data.x, data.y),
+        ("test ", data.test_x, data.test_y),
+        ("validation ", data.validation_x, None),
+    )
+    for part, x, y in parts:
         if x is not None:
             _check_shape(f"{where}: {part}", x, y, data.names)
             _check_finite(f"{where}: {part}", x, data.names)
@@ -125,7 +134,8 @@ def validate_dataset(data: Dataset, *, where: str = "data", batch_size: int | No
         check_rows(where, rows, batch_size, f"a mini-batch has {batch_size}; lower the batch size")
     if data.test_x is not None:
         check_rows(f"{where}: test fold", data.test_x.shape[0], 1, "an empty fold has no error to report")
-    _check_columns(where, data)
+    if data.y is not None:
+        _check_columns(where, data)
     return data
 
 

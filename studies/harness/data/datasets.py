@@ -1,4 +1,4 @@
-"""The data sets that come with evidentia: diabetes, its quadratic expansion, and the tanh toy problem."""
+"""The data sets that come with evidentia: diabetes, its quadratic expansion, the tanh toy problem, digits."""
 
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,39 @@ def tanh() -> Dataset:
     return make_dataset(
         numpy.hstack([first, others, numpy.ones((50, 1))]), y, names, info={"intercept": "one"}
     )
+
+
+def digits(levels: int = 2, rows: int | None = None) -> Dataset:
+    """Handwritten digits, 8 by 8 pixels: 1,347 images to train, 150 to validate, 300 to test.
+
+    There is no response: the pixels are what is modelled.
+
+    Args:
+        levels: 2 for pixels that are 0 or 1 (grey value at least 8); 17 for the grey values 0 ... 16.
+        rows: keep only the first rows of each part, for a quick look; None keeps all.
+
+    References:
+        Alpaydin and Kaynak, 1998, Optical recognition of handwritten digits (UCI repository).
+
+    Example:
+        >>> data = digits()
+        >>> data.x.shape, data.validation_x.shape, data.test_x.shape
+        (torch.Size([1347, 64]), torch.Size([150, 64]), torch.Size([300, 64]))
+    """
+    import numpy
+    import torch
+    from sklearn.datasets import load_digits
+
+    if levels not in (2, 17):
+        raise ValueError(f"levels: given {levels!r}, expected 2 (black and white) or 17 (the grey values)")
+    if rows is not None and rows < 2:
+        raise ValueError(f"rows: given {rows!r}, expected at least 2")
+    grey = numpy.asarray(load_digits().data, dtype=float)
+    pixels = (grey >= 8).astype(float) if levels == 2 else grey
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0)).numpy()
+    train, validation, test = (pixels[part][:rows] for part in numpy.split(order, [1347, 1497]))
+    names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
+    return make_dataset(train, None, names, test_x=test, info={"levels": levels}, validation_x=validation)
 
 
 def _diabetes() -> "tuple[NDArray[Any], NDArray[Any], list[str]]":

@@ -159,7 +159,7 @@ _HERE = "evidentia.studies.harness"
 
 datasets = Registry(
     "dataset",
-    {key: f"{_HERE}.data.datasets:{key}" for key in ("diabetes", "diabetes_wide", "tanh")}
+    {key: f"{_HERE}.data.datasets:{key}" for key in ("diabetes", "diabetes_wide", "digits", "tanh")}
     | {"csv": f"{_HERE}.data.table_file:csv"},
 )
 models = Registry("model", {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"})
