@@ -121,7 +121,8 @@ def test_the_digest_is_that_of_the_content():
 def test_digits_have_the_published_nats_of_independent_pixels():
     data = validate_dataset(digits())
     assert data.y is None
-    assert data.validation_x is not None and data.validation_x.shape == (150, 64)
+    assert data.validation_x is not None
+    assert data.validation_x.shape == (150, 64)
     assert set(data.x.unique().tolist()) == {0.0, 1.0}
     share = (data.x.sum(0) + 1) / (len(data.x) + 2)
     nats = torch.distributions.Bernoulli(share).log_prob(data.test_x).sum(1)
@@ -146,5 +147,5 @@ def test_digits_refuse_wrong_parameters(params, message):
 def test_a_data_set_without_a_response_may_have_constant_columns_but_no_missing_value():
     data = digits(rows=4)
     data.validation_x[1, 2] = float("nan")
-    with pytest.raises(StudyError, match="validation .*pixel_0_2"):
+    with pytest.raises(StudyError, match=r"validation .*pixel_0_2"):
         validate_dataset(data)
