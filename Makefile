@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 TYPED := build/typed
 
 .PHONY: demo test check bench docs clean
 
-demo: $(READY)
+demo: $(BASE)
 	$(BIN)/evidentia run diabetes
 
 test: $(READY)
@@ -29,8 +30,14 @@ docs: $(READY)
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt
+# What a user installs; the demonstration needs no more.
+$(BASE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[dev,docs,scale,search]'
+	$(PIP) --editable .
+	touch $@
+
+# Everything the tests, the checks, the benchmarks and the documentation use: every extra.
+$(READY): $(BASE)
+	$(PIP) --editable '.[dev,docs,scale,search,tb,mlflow,parquet,zarr,graphviz]'
 	touch $@
