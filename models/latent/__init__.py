@@ -1,0 +1,1 @@
+"""Models with a local latent for each datum whose likelihood is a network: autoencoders and their parts."""
