@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -14,17 +15,25 @@ from evidentia.studies.harness.declare.result import Result
 from evidentia.studies.harness.engine.command import continuing, merging, repeating
 from evidentia.studies.harness.engine.executor import Executor, SerialExecutor, Status
 from evidentia.studies.harness.engine.opening import Opening, check_data, decide, settings_of
-from evidentia.studies.harness.engine.point import Task, run_point, spoiled_by
+from evidentia.studies.harness.engine.point import Task, describe_error, run_point, spoiled_by
 from evidentia.studies.harness.engine.prepare import Prepared
 from evidentia.studies.harness.engine.signals import StopSignals
 from evidentia.studies.harness.errors import BAD_INPUT, NUMERICAL, StorageError, StudyError
 from evidentia.studies.harness.storage import atomic, environment, manifest, results, run_folder
+from evidentia.studies.harness.storage.checkpoint import CheckpointError
 from evidentia.studies.harness.storage.locks import Shard, hold_run
 from evidentia.studies.harness.terminal.progress import ProgressEvent, Reporter
 
 if TYPE_CHECKING:
     from evidentia.studies.harness.declare.points import Point
     from evidentia.studies.harness.declare.study import Study
+    from evidentia.studies.harness.engine.source import PointSource
+
+
+NO_RESTART = (
+    "--restart starts unfinished points over (with --resume, only those whose checkpoints are unusable); a "
+    "finished point stays. To compute the whole study again, give another --out, or none"
+)
 
 
 class Ended(NamedTuple):
@@ -42,7 +51,7 @@ class FolderRun:
     def __init__(
         self,
         study: Study,
-        points: tuple[Point, ...],
+        source: PointSource,
         prepared: Prepared,
         folder: Path,
         shard: Shard | None,
@@ -52,10 +61,9 @@ class FolderRun:
         command: list[str],
     ) -> None:
         status, log = run_folder.names(shard)
-        self.study, self.points, self.prepared, self.folder = study, points, prepared, folder
+        self.study, self.source, self.prepared, self.folder = study, source, prepared, folder
         self.shard, self.resume, self.restart = shard, resume, restart
         self.show, self.command = show, command
-        self.mine = [p for i, p in enumerate(points) if shard is None or shard.owns(i)]
         self.status = run_folder.Status(
             folder / status, {"study": study.name, "run": folder.name, "verdict": None}
         )
@@ -64,8 +72,19 @@ class FolderRun:
         self.token = secrets.token_hex(16)
         self.failures: dict[str, str] = {}
         self.codes: set[int] = set()
+        self.settled: set[str] = set()
         self.opened = False
         self.shown = False
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of the run, as far as they are known."""
+        return self.source.points
+
+    @property
+    def mine(self) -> list[Point]:
+        """Those of them that this process computes."""
+        return [p for i, p in enumerate(self.points) if self.shard is None or self.shard.owns(i)]
 
     def go(self, workers: int | str | None, retries: int) -> Ended:
         """Take the folder, compute what is missing, finish."""
@@ -86,7 +105,7 @@ class FolderRun:
         """Apply the rules to the folder as it is now."""
         join = self.shard is not None
         return decide(
-            self.folder, self.study, self.points, resume=self.resume, restart=self.restart, join=join
+            self.folder, self.study, self.source, resume=self.resume, restart=self.restart, join=join
         )
 
     def notice(self, text: str) -> None:
@@ -97,6 +116,7 @@ class FolderRun:
 
     def complete(self) -> Ended:
         """Leave a finished folder exactly as it is."""
+        self.source.recall(self.folder, finished=True)
         for point in self.points:
             spoiled = spoiled_by(run_folder.point_folder(self.folder, point.id))
             if spoiled:
@@ -109,12 +129,17 @@ class FolderRun:
         result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
         self.show.start({"study": self.study.name, "folder": str(self.folder)}, 0)
         self.show.notice(f"{self.folder} is already complete; nothing was changed")
+        if self.restart:
+            self.show.notice(NO_RESTART)
         self.show.finish(recall(self.folder, self.study, result, repeating(self.command)))
         return Ended(result, self.folder, 0)
 
     def open(self, decision: Opening) -> None:
         """Write or check settings and environment; make the folder say that it is running."""
-        now = environment.describe(self.command, self.prepared.data, self.study.device, self.study.threads)
+        self.source.recall(self.folder, finished=False)
+        now = environment.describe(
+            self.command, self.prepared.data, self.study.device, self.study.threads, self.source.packages
+        )
         environment_file = self.folder / "environment.json"
         before = run_folder.read_status(self.folder, "environment.json")
         if decision.action != "new":
@@ -132,15 +157,16 @@ class FolderRun:
             atomic.write_json(environment_file, {**before, "data": {**before.get("data", {}), **now["data"]}})
         atomic.write_text(self.owner, self.token)
         self.opened = True
+        total = len(self.mine) + self.source.waiting
         header = {
             "study": self.study.name,
             "run": self.folder.name,
             "folder": str(self.folder),
             "device": self.study.device,
             "seed": str(self.study.seed),
-            "points": str(len(self.mine)),
+            "points": str(total),
         }
-        self.show.start(header, len(self.mine))
+        self.show.start(header, total)
         self.shown = True
         event = "started" if decision.action == "new" else "resumed"
         self.log.write(event, action=decision.action, command=now["command"], pid=os.getpid())
@@ -152,8 +178,10 @@ class FolderRun:
 
     def beat(self, **changes: Any) -> None:
         """Write the run's status with the number of points in each state."""
-        done = sum(manifest.is_done(self.folder / "points" / point.id) for point in self.mine)
-        counts = {"total": len(self.mine), "done": done, "failed": len(self.failures)}
+        mine = self.mine
+        done = sum(manifest.is_done(self.folder / "points" / point.id) for point in mine)
+        total = len(mine) + self.source.waiting
+        counts = {"total": total, "done": done, "failed": len(self.failures)}
         self.status.set(points=counts, **changes)
 
     def disown(self, signal_name: str = "") -> None:
@@ -207,22 +235,37 @@ class FolderRun:
         """Hand out the points that are not done, and record how each ends."""
         executor = self.executor(stop, workers, retries)
         try:
-            for point in self.mine:
-                place = self.folder / "points" / point.id
-                if manifest.is_done(place) and not spoiled_by(place):
-                    self.show.update(ProgressEvent(point=point.id, state="skipped"))
-                else:
-                    executor.submit(point)
-            for identity, status in executor.as_done():
-                self.record(identity, status)
-        except StorageError as error:
+            for batch in self.source.rounds(self.rows):
+                mine = [point for point in self.mine if point in batch]
+                self.hand_out(mine, executor)
+                # A later round follows from this one, so it waits for the whole of it.
+                if not all(point.id in self.settled for point in mine):
+                    break
+        except StudyError as error:
             with contextlib.suppress(StorageError):
-                record = {"type": "StorageError", "message": str(error), "site": ""}
-                self.status.set(state="failed", error=record)
+                self.status.set(state="failed", error=describe_error(error))
             raise
         finally:
             self.disown()
             executor.close()
+
+    def hand_out(self, points: Sequence[Point], executor: Executor) -> None:
+        """Compute those of ``points`` that are neither done nor known to fail."""
+        for point in points:
+            place = self.folder / "points" / point.id
+            if manifest.is_done(place) and not spoiled_by(place):
+                self.show.update(ProgressEvent(point=point.id, state="skipped"))
+                self.settled.add(point.id)
+            elif point.id not in self.failures:
+                executor.submit(point)
+        for identity, status in executor.as_done():
+            self.record(identity, status)
+
+    def rows(self, point: Point) -> list[dict[str, Any]] | None:
+        """Return the rows of a computed point, None where it failed."""
+        if point.id in self.failures:
+            return None
+        return results.read_rows(self.folder / "points" / point.id / "metrics.csv", keep_empty=True)
 
     def record(self, identity: str, status: Status) -> None:
         """Record how one point ended."""
@@ -242,6 +285,10 @@ class FolderRun:
         if message:
             self.failures[identity] = message
             self.codes.add(status.exit_code or BAD_INPUT)
+        # These say nothing of the point's numbers: it was not computed to an end.
+        lost = status.error is not None and status.error["type"] == CheckpointError.__name__
+        if status.state not in ("stopped", "busy") and not lost:
+            self.settled.add(identity)
         shown = "failed" if status.state == "busy" else status.state
         self.show.update(ProgressEvent(point=identity, state=shown, message=message))
         self.log.write("point", id=identity, state=status.state, error=status.error)
@@ -253,8 +300,9 @@ class FolderRun:
         undone = [p for p in self.mine if p.id in self.failures or not manifest.is_done(places[p.id])]
         result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
         code = NUMERICAL if self.codes - {BAD_INPUT} else max(self.codes, default=0)
-        if stop and undone:
-            self.stopped(signal.Signals(stop.number or 0).name, len(undone))
+        waiting = self.source.waiting
+        if stop and (undone or waiting):
+            self.stopped(signal.Signals(stop.number or 0).name, len(undone) + waiting)
             return Ended(result, self.folder, stop.exit_code)
         if self.shard is not None:
             self.beat(state="failed" if self.failures else "done")
@@ -278,7 +326,7 @@ class FolderRun:
         self.beat(state="stopped")
         self.log.write("stopped", cause=cause)
         self.notice(
-            f"stopped by {cause}; {undone} of {len(self.mine)} points are unfinished. Continue with: "
+            f"stopped by {cause}; {undone} of {len(self.mine) + self.source.waiting} points are unfinished. Continue with: "
             f"{continuing(self.command, self.folder)}"
         )
 

@@ -15,6 +15,7 @@ from evidentia.studies.harness.engine.opening import decide, settings_of
 from evidentia.studies.harness.engine.outcome import Context
 from evidentia.studies.harness.engine.point import compute
 from evidentia.studies.harness.engine.prepare import prepare
+from evidentia.studies.harness.engine.source import PointSource, source_of
 from evidentia.studies.harness.errors import INTERRUPTED, StudyError
 from evidentia.studies.harness.storage import results, run_folder
 from evidentia.studies.harness.storage.locks import Shard
@@ -97,27 +98,43 @@ def run_study(
     """
     study.confirm(yes or dry_run)
     part = Shard.parse(shard) if isinstance(shard, str) else shard
-    points = tuple(study.points())
-    prepared = prepare(study, points)
+    source = source_of(study, parallel=workers is not None or part is not None)
+    points = source.points
+    prepared = prepare(study, study.points())
     show = _Silent() if reporter is None else reporter
     if out is None and runs_root is None and not dry_run:
         if workers is not None or part is not None or resume or restart:
             raise StudyError("workers, shard, resume and restart need a folder: give out=")
-        return RunResult(_in_memory(study, points, show), None, 0)
+        return RunResult(_in_memory(study, source, show), None, 0)
     folder = _folder(study, out, runs_root)
     if folder is not None:
-        decide(folder, study, points, resume=resume or dry_run, restart=restart, join=part is not None)
+        decide(folder, study, source, resume=resume or dry_run, restart=restart, join=part is not None)
     if dry_run or folder is None:
         return RunResult(Result(results.table_of((), {}), points), None, 0)
+    if part is not None and part.part >= len(points):
+        return _empty_shard(study, points, part, folder, show)
     words = list(command) if command is not None else this_command(study.name, study.module)
-    run = FolderRun(study, points, prepared, folder, part, restart, resume, show, words)
+    run = FolderRun(study, source, prepared, folder, part, restart, resume, show, words)
     try:
         return RunResult(*run.go(workers, retries))
     except KeyboardInterrupt:
         run.interrupted()
-        return RunResult(Result(results.table_of((), {}), points, folder=folder), folder, INTERRUPTED)
+        return RunResult(Result(results.table_of((), {}), run.points, folder=folder), folder, INTERRUPTED)
     finally:
         run.close()
+
+
+def _empty_shard(
+    study: Study, points: tuple[Point, ...], part: Shard, folder: Path, show: Reporter
+) -> RunResult:
+    """Say that this part of a sweep has no point; nothing is written."""
+    show.start({"study": study.name, "folder": str(folder)}, 0)
+    show.notice(
+        f"--shard {part.part}/{part.parts} has no point: the study has {len(points)}, so shards from "
+        f"{len(points)} on are empty. Nothing to do"
+    )
+    show.finish(None)
+    return RunResult(Result(results.table_of((), {}), points, folder=folder), folder, 0)
 
 
 def _folder(study: Study, out: Path | None, runs_root: Path | None) -> Path | None:
@@ -129,11 +146,13 @@ def _folder(study: Study, out: Path | None, runs_root: Path | None) -> Path | No
     return run_folder.check_out(fresh, Path(runs_root))
 
 
-def _in_memory(study: Study, points: Sequence[Point], show: Reporter) -> Result:
+def _in_memory(study: Study, source: PointSource, show: Reporter) -> Result:
     """Compute the points here, one after the other; the first failure is raised."""
     outcomes: dict[str, Any] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
+    for point in (each for batch in source.rounds(lambda point: rows[point.id]) for each in batch):
+        if point.id in outcomes:  # a search may ask for the same settings again
+            continue
 
         def report(event: ProgressEvent, identity: str = point.id) -> None:
             show.update(event._replace(point=identity))
@@ -153,4 +172,4 @@ def _in_memory(study: Study, points: Sequence[Point], show: Reporter) -> Result:
         rows[point.id] = [
             {"point": point.id, **row, "seconds": row.get("seconds", seconds)} for row in outcome.rows
         ]
-    return Result(results.table_of(points, rows), tuple(points), outcomes)
+    return Result(results.table_of(source.points, rows), source.points, outcomes)
