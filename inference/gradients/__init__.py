@@ -1,0 +1,1 @@
+"""Gradient estimators of expectations over discrete sites, as pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""Particle objectives: bounds, gradient coefficients, and the engine that applies them."""
