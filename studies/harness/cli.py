@@ -229,6 +229,9 @@ def _print_plan(module: Any, study: Any, as_json: bool) -> None:
         return
     _say(f"{study.name}: {listing.points_text(study)}, nothing written")
     _say(f"expected minutes of the full study: {module.config.minutes:g}")
+    if study.search is not None:
+        _say("\n".join(listing.search_lines(study.search)))
+        return
     columns = list(planned["first"][0])
     _say(listing.text_table(columns, [[row.get(name) for name in columns] for row in planned["first"]]))
     if planned["points"] > len(planned["first"]):

@@ -177,4 +177,5 @@ def _refuse_conversion(key: str, given: Any, taken: Any) -> None:
             _refuse_conversion(f"{key}.{index}", one, other)
     if isinstance(given, dict) and isinstance(taken, Mapping | BaseModel):
         for name, one in given.items():
-            _refuse_conversion(f"{key}.{name}", one, _lookup(taken, str(name)))
+            part = taken[name] if isinstance(taken, Mapping) else getattr(taken, str(name))
+            _refuse_conversion(f"{key}.{name}", one, part)

@@ -164,7 +164,6 @@ def expand(study: "Study", fingerprint: Callable[[str], str] = digest) -> Iterat
     """
     seen: dict[str, bytes] = {}
     paths = list(dict.fromkeys(path for block in study.grid for path in block))
-    columns = _columns(paths)
     for block in study.grid or (FrozenDict(),):
         for values in product(*block.values()):
             settings = resolve(study, dict(zip(block, values, strict=True)))
@@ -184,36 +183,34 @@ def expand(study: "Study", fingerprint: Callable[[str], str] = digest) -> Iterat
                         )
                     continue
                 seen[identity] = full
-                varied = {columns[path]: _cell(point, path, paths) for path in paths}
+                varied = cells_of(point, paths)
                 if len(study.replicates) > 1:
                     varied["replicate"] = replicate
                 yield point.model_copy(update={"varied": FrozenDict(varied)})
 
 
-def resolve(study: "Study", cell: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(study: "Study", cell: Mapping[str, Any], what: str = "grid path") -> dict[str, Any]:
     """The settings of one cell of the grid as plain data, not yet validated.
 
     A path below a Ref reaches its parameters: ``inference.num_steps`` is ``inference.params.num_steps``.
     """
     settings: dict[str, Any] = {name: _thaw(freeze(getattr(study, name))) for name in ROOTS}
     for path in sorted(cell, key=lambda path: path.count(".")):
-        *parents, last = full_path(path)
+        *parents, last = full_path(path, what)
         target: Any = settings
         for depth, part in enumerate(parents):
             target = target.setdefault(part, {}) if isinstance(target, dict) else None
             if isinstance(target, str):
                 target = None
             if not isinstance(target, dict):
-                raise StudyError(
-                    f"grid path {path!r}: {'.'.join(parents[: depth + 1])!r} has no keys below it."
-                )
+                raise StudyError(f"{what} {path!r}: {'.'.join(parents[: depth + 1])!r} has no keys below it.")
         value = _thaw(cell[path])
         target[last] = {"key": value, "params": {}} if not parents and isinstance(value, str) else value
     return settings
 
 
-def full_path(path: str) -> list[str]:
-    """Split a dotted grid path and complete the short form that leaves out ``params``.
+def full_path(path: str, what: str = "grid path") -> list[str]:
+    """Split a dotted path of a grid or a search and complete the short form that leaves out ``params``.
 
     Raises:
         StudyError: the first part is no part of a point.
@@ -224,7 +221,7 @@ def full_path(path: str) -> list[str]:
     """
     root, *rest = path.split(".")
     if root not in ROOTS:
-        raise StudyError(f"grid path {path!r}: unknown part {root!r}. {did_you_mean(root, ROOTS)}")
+        raise StudyError(f"{what} {path!r}: unknown part {root!r}. {did_you_mean(root, ROOTS)}")
     if root in ("data", "model", "guide", "inference") and rest and rest[0] not in ("key", "params"):
         rest = ["params", *rest]
     return [root, *rest]
@@ -244,6 +241,12 @@ def _thaw(value: Any) -> Any:
     return value
 
 
+def cells_of(point: Point, paths: list[str]) -> dict[str, Any]:
+    """Column -> value of a point on the axes that vary it, for its lines in the result table."""
+    columns = columns_of(paths)
+    return {columns[path]: _cell(point, path, paths) for path in paths}
+
+
 def _cell(point: Point, path: str, paths: list[str]) -> Any:
     """A grid value as a cell of a table: a Ref by its label, other composite values as canonical JSON.
 
@@ -256,7 +259,7 @@ def _cell(point: Point, path: str, paths: list[str]) -> Any:
     return value if value is None or isinstance(value, str | int | float) else canon(value)
 
 
-def _columns(paths: list[str]) -> dict[str, str]:
+def columns_of(paths: list[str]) -> dict[str, str]:
     """A column name for each grid path: its last part where that is unique, the whole path otherwise."""
     short = [path.rpartition(".")[2] for path in paths]
     return {path: last if short.count(last) == 1 else path for path, last in zip(paths, short, strict=True)}

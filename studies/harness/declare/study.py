@@ -11,6 +11,7 @@ from evidentia.studies.harness.declare.config import Frozen, FrozenDict, Params,
 from evidentia.studies.harness.declare.points import Budget, Key, Point, Ref, count, expand, resolve
 from evidentia.studies.harness.declare.result import Result as Result
 from evidentia.studies.harness.errors import StudyError
+from evidentia.studies.harness.search.spec import SearchSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,8 @@ class Study(Frozen):
 
     ``grid`` is a tuple of blocks, each a mapping from a dotted path (``"model.width"``,
     ``"inference.num_steps"``, ``"data"``) to its values; the points are the union of the blocks' products,
-    times ``seeds`` (a number n stands for the replicates 0, …, n-1).
+    times ``seeds`` (a number n stands for the replicates 0, …, n-1). With ``search`` the points are asked for
+    one by one instead, each after the one before has ended.
 
     Example:
         >>> grid = {"inference.power": (1, 2)}
@@ -101,6 +103,7 @@ class Study(Frozen):
         | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     ) = 1
     grid: Annotated[tuple[Block, ...], BeforeValidator(_blocks)] = ()
+    search: SearchSpec | None = None
     budget: Budget = Budget()
     expect: tuple[Claim, ...] = ()
     threads: int = Field(default=1, ge=1, le=1024, description="of one point; small tensors want one")
@@ -123,22 +126,36 @@ class Study(Frozen):
             resolve(self, {path: values[0] for path, values in block.items()})
         return self
 
+    @model_validator(mode="after")
+    def _grid_or_search(self) -> Self:
+        if self.search is not None and (self.grid or len(self.replicates) > 1):
+            other = "grid" if self.grid else "seeds"
+            raise ValueError(
+                f"search and {other} exclude each other, since a search chooses its points itself; "
+                f"leave out one of them"
+            )
+        return self
+
     @property
     def replicates(self) -> Sequence[int]:
         """The replicate of each repetition."""
         return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
 
     def count(self) -> int:
-        """Number of points before duplicates are removed; nothing is expanded."""
-        return count(self)
+        """Number of points or trials before duplicates are removed; nothing is expanded."""
+        return count(self) if self.search is None else self.search.num_trials
 
     def points(self) -> Iterator[Point]:
-        """The points, lazily, each id once.
+        """The points, lazily, each id once; of a search, the edges of its space, which stand for all of it.
 
         Raises:
             StudyError: a setting is invalid, or two different points have one id.
         """
-        return expand(self)
+        if self.search is None:
+            return expand(self)
+        from evidentia.studies.harness.search.cells import edges
+
+        return edges(self)
 
     def confirm(self, yes: bool = False, limit: int = MAX_UNCONFIRMED) -> None:
         """Refuse a run that is larger than anyone starts by accident.

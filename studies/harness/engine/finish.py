@@ -11,6 +11,7 @@ from evidentia.studies.harness.engine.point import isolated
 from evidentia.studies.harness.engine.problem import build_problem, load_data
 from evidentia.studies.harness.errors import StorageError, StudyError
 from evidentia.studies.harness.reporting.claims import ClaimResult, check_claims, claims_exit_code
+from evidentia.studies.harness.reporting.findings import search_sentence
 from evidentia.studies.harness.reporting.verdict import Check, Verdict
 from evidentia.studies.harness.storage import atomic, manifest, results
 
@@ -61,6 +62,7 @@ def finish(
         claims = check_claims(study.expect, result.table)
     write_figures(folder, study, result, notice)
     conclusions = [] if failures else write_conclusions(folder, study, result, notice)
+    conclusions = [*searched(study, result.table), *conclusions]
     checks = [each for point in points for each in read_checks(folder / "points" / point.id)]
     lines = [f"{identity}: {reason}" for identity, reason in failures.items()]
     verdict = Verdict(result.table, checks, claims, str(folder / "report.html"), command, lines, conclusions)
@@ -80,7 +82,14 @@ def recall(folder: Path, study: Study, result: Result, command: str) -> Verdict:
     claims = check_claims(study.expect, result.table)
     report = folder / "report.html"
     shown = str(report) if report.is_file() else ""
-    return Verdict(result.table, checks, claims, shown, command, (), read_run(folder).conclusions())
+    conclusions = [*searched(study, result.table), *read_run(folder).conclusions()]
+    return Verdict(result.table, checks, claims, shown, command, (), conclusions)
+
+
+def searched(study: Study, table: pd.DataFrame) -> list[str]:
+    """What a search found, as a sentence; nothing where none was made or no trial has a value."""
+    sentence = "" if study.search is None else search_sentence(table, study.search)
+    return [sentence] if sentence else []
 
 
 def write_table(folder: Path, table: pd.DataFrame) -> None:
@@ -92,15 +101,18 @@ def best_point(study: Study, points: Sequence[Point], table: pd.DataFrame) -> st
     """Return the id of the only point, or of the one with the largest first metric.
 
     The first metric is the first of the study's metrics that is a column, else the log evidence, else the
-    bound.
+    bound. Of a search it is the point that is best by the search's own metric and direction.
     """
     if len(points) == 1:
         return points[0].id
-    for column in (*study.metrics, "log_evidence", "bound"):
+    columns, sign = (*study.metrics, "log_evidence", "bound"), 1
+    if study.search is not None:
+        columns, sign = (study.search.metric,), study.search.sign
+    for column in columns:
         if column in table.columns:
             scores = table[["point", column]].dropna()
             if len(scores):
-                return str(scores["point"].iloc[int(scores[column].astype(float).argmax())])
+                return str(scores["point"].iloc[int((sign * scores[column].astype(float)).argmax())])
     return None
 
 

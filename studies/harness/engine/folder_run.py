@@ -236,7 +236,8 @@ class FolderRun:
         executor = self.executor(stop, workers, retries)
         try:
             for batch in self.source.rounds(self.rows):
-                mine = [point for point in self.mine if point in batch]
+                round_ids = {point.id for point in batch}
+                mine = [point for point in self.mine if point.id in round_ids]
                 self.hand_out(mine, executor)
                 # A later round follows from this one, so it waits for the whole of it.
                 if not all(point.id in self.settled for point in mine):
@@ -325,8 +326,9 @@ class FolderRun:
         """Record that the run was stopped, and say how to continue."""
         self.beat(state="stopped")
         self.log.write("stopped", cause=cause)
+        total = len(self.mine) + self.source.waiting
         self.notice(
-            f"stopped by {cause}; {undone} of {len(self.mine) + self.source.waiting} points are unfinished. Continue with: "
+            f"stopped by {cause}; {undone} of {total} points are unfinished. Continue with: "
             f"{continuing(self.command, self.folder)}"
         )
 

@@ -2,12 +2,13 @@
 
 A folder with DONE is complete. An unfinished one is continued only with ``--resume`` or ``--restart``.
 The settings must be those the folder began with; the one change accepted is growth, new points through
-`grid` or `seeds`.
+`grid` or `seeds` or more trials of a search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -18,10 +19,10 @@ from evidentia.studies.harness.storage import run_folder
 from evidentia.studies.harness.storage.manifest import is_done
 
 if TYPE_CHECKING:
-    from evidentia.studies.harness.declare.points import Point
     from evidentia.studies.harness.declare.study import Study
+    from evidentia.studies.harness.engine.source import PointSource
 
-GROWING = ("grid", "seeds")
+GROWING = re.compile(r"(grid|seeds|search\.num_trials)(\..*)?")
 # Where the module of a study is found is no setting: it decides no number.
 _NOT_SETTINGS = ("module",)
 _MISSING = object()
@@ -41,8 +42,12 @@ class Opening(NamedTuple):
 
 
 def settings_of(study: Study) -> dict[str, Any]:
-    """Return the settings of a study as plain data, as `config.yaml` holds them."""
-    return study.model_dump(mode="json")
+    """Return the settings of a study as plain data, as `config.yaml` holds them.
+
+    A study without a search does not mention it, as those of older runs do not.
+    """
+    settings = study.model_dump(mode="json")
+    return settings if study.search is not None else {k: v for k, v in settings.items() if k != "search"}
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -89,14 +94,14 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 
 def decide(
-    folder: Path, study: Study, points: Sequence[Point], *, resume: bool, restart: bool, join: bool = False
+    folder: Path, study: Study, source: PointSource, *, resume: bool, restart: bool, join: bool = False
 ) -> Opening:
     """Decide what may happen in ``folder``; nothing is written.
 
     Args:
         folder: the run folder, existing or not.
         study: the study that is to run there.
-        points: its points.
+        source: where its points come from.
         resume: ``--resume`` was given.
         restart: ``--restart`` was given.
         join: this is a shard; it may join the other shards without ``--resume``.
@@ -109,14 +114,14 @@ def decide(
         return Opening("new", (text,) if resume or restart else ())
     before = run_folder.read_config(folder)
     changes = differing(before, settings_of(study))
-    grown = [key for key in changes if key.partition(".")[0] in GROWING]
-    if len(grown) < len(changes) or (grown and not _contains(before, points)):
+    grown = [key for key in changes if GROWING.fullmatch(key)]
+    if len(grown) < len(changes) or (grown and not _extends(source, before)):
         pairs = [f"  {key}: {shorten(old)} -> {shorten(new)}" for key, (old, new) in changes.items()]
         lines = "\n".join(pairs)
         raise StudyError(
             f"{folder} holds a run with other settings (recorded -> given):\n{lines}\n"
-            "Only growth is taken: new points through grid or seeds. Give the recorded settings or another "
-            "--out"
+            "Only growth is taken: new points through grid or seeds, or more trials of a search. Give the "
+            "recorded settings or another --out"
         )
     finished = is_done(folder)
     if finished and not grown:
@@ -151,12 +156,11 @@ def check_data(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) 
             )
 
 
-def _contains(before: Mapping[str, Any], points: Sequence[Point]) -> bool:
-    """Return whether every point of the recorded settings is among ``points``."""
+def _extends(source: PointSource, before: Mapping[str, Any]) -> bool:
+    """Return whether ``source`` has every point of the recorded settings."""
     from evidentia.studies.harness.declare.study import Study
 
     try:
-        old = Study.model_validate(dict(before))
-        return {point.id for point in old.points()} <= {point.id for point in points}
+        return source.extends(Study.model_validate(dict(before)))
     except (ValidationError, StudyError):
         return False

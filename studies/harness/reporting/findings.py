@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evidentia.studies.harness.terminal.present import show_number
+from evidentia.studies.harness.declare.points import columns_of
+from evidentia.studies.harness.terminal.present import label, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evidentia.studies.harness.search.spec import SearchSpec
 
 __all__ = [
     "evidence_sentence",
     "inclusion_sentence",
     "is_inclusion",
     "is_structures",
+    "search_sentence",
     "structure_sentence",
     "winners_sentence",
 ]
@@ -174,6 +178,37 @@ def evidence_sentence(table: pd.DataFrame, names: Sequence[str]) -> str:
     what = f"highest {bounds[0]} on the log evidence" if bounds else "highest log evidence"
     clear = "" if lead >= 2 * spread else " The lead is within its error."
     return f"The {what} is that of {best['name']}, {by} nats above {second['name']}.{clear}"
+
+
+def search_sentence(table: pd.DataFrame, spec: SearchSpec) -> str:
+    """Which of the settings tried is the best by the metric of the search; empty where none has a value.
+
+    Args:
+        table: the result table, with a column for each setting.
+        spec: what was searched.
+
+    Example:
+        >>> import pandas as pd
+        >>> from evidentia.studies.harness.search.spec import SearchSpec
+        >>> space = {"inference.rate": {"kind": "float", "low": 0, "high": 1}}
+        >>> spec = SearchSpec(metric="error", direction="minimise", space=space)
+        >>> table = pd.DataFrame({"point": ["a", "b"], "rate": [0.1, 0.2], "error": [3.0, 2.0]})
+        >>> search_sentence(table, spec)
+        'The best of 2 settings tried is rate = 0.2, with the lowest error: 2.'
+    """
+    if spec.metric not in table:
+        return ""
+    scores = table[spec.metric].dropna()
+    if not len(scores):
+        return ""
+    best = table.loc[(spec.sign * scores.astype(float)).idxmax()]
+    columns = [column for column in columns_of(list(spec.space)).values() if column in table]
+    name = ", ".join(f"{label(column)} = {show_number(column, best[column])}" for column in columns)
+    most = "highest" if spec.sign > 0 else "lowest"
+    number = table.loc[scores.index, "point"].nunique()
+    value = show_number(spec.metric, best[spec.metric])
+    among = f"best of {number:,} settings tried" if number > 1 else "only setting tried"
+    return f"The {among} is {name}, with the {most} {label(spec.metric)}: {value}."
 
 
 def sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:

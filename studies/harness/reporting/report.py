@@ -15,8 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from evidentia.studies.harness.declare.config import revalidate
+from evidentia.studies.harness.errors import StudyError, shorten
 from evidentia.studies.harness.reporting.claims import ClaimResult, check_claims, describe
-from evidentia.studies.harness.reporting.findings import evidence_sentence, sentences, winners_sentence
+from evidentia.studies.harness.reporting.findings import (
+    evidence_sentence,
+    search_sentence,
+    sentences,
+    winners_sentence,
+)
 from evidentia.studies.harness.reporting.report_images import figure_view
 from evidentia.studies.harness.reporting.report_tables import (
     checks_view,
@@ -27,6 +34,7 @@ from evidentia.studies.harness.reporting.report_tables import (
 )
 from evidentia.studies.harness.reporting.status import planned_points
 from evidentia.studies.harness.reporting.verdict import worst_checks
+from evidentia.studies.harness.search.spec import SearchSpec
 from evidentia.studies.harness.storage import atomic
 from evidentia.studies.harness.storage.read_run import PointView, RunView, read_run, words
 from evidentia.studies.harness.terminal.present import label
@@ -120,6 +128,10 @@ def findings(
     run: RunView, table: pd.DataFrame | None, tables: Mapping[str, Mapping[str, pd.DataFrame]]
 ) -> Iterator[tuple[str, list[str]]]:
     """What the evidence supports: (where, sentences); the study's own words where it has them."""
+    search = run.config.get("search")
+    best = "" if search is None or table is None else search_sentence(table, read_search(run, search))
+    if best:
+        yield ("", [best])
     own = run.conclusions()
     if own:
         yield ("", own)
@@ -138,10 +150,21 @@ def findings(
     if run_lines:
         told = True
         yield ("", run_lines)
-    if not told and table is not None and len(table):
+    if not told and search is None and table is not None and len(table):
         line = evidence_sentence(table, row_names(table, run.points))
         if line:
             yield ("", [line])
+
+
+def read_search(run: RunView, record: Any) -> SearchSpec:
+    """The search that the settings of a run declare.
+
+    Raises:
+        StudyError: the settings hold something else (exit 2).
+    """
+    if not isinstance(record, Mapping):
+        raise StudyError(f"{run.folder}: search: given {shorten(record)}, expected a mapping")
+    return revalidate(SearchSpec, record, f"{run.folder}: search")
 
 
 def row_names(table: pd.DataFrame, points: Sequence[PointView]) -> list[str]:

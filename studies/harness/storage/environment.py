@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str | None]:
+def _versions(optional: Iterable[str] = ()) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *optional):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -126,7 +126,11 @@ def _versions() -> dict[str, str | None]:
 
 
 def describe(
-    command: Sequence[str], data: Mapping[str, str], device: str = "cpu", threads: int = 1
+    command: Sequence[str],
+    data: Mapping[str, str],
+    device: str = "cpu",
+    threads: int = 1,
+    optional: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the record that is kept as `environment.json`.
 
@@ -135,13 +139,14 @@ def describe(
         data: canonical settings of each data set -> sha256 of its contents.
         device: torch device of the run.
         threads: torch threads of each point.
+        optional: optional packages that the run's numbers depend on.
     """
     import torch
 
     config = torch.__config__.show()
     return {
         "schema": SCHEMA,
-        "versions": _versions(),
+        "versions": _versions(optional),
         "python": platform.python_version(),
         "machine": platform.platform(),
         "cpu": _cpu_model(),

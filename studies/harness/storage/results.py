@@ -136,10 +136,14 @@ def table_of(points: Iterable[Point], rows: Mapping[str, Sequence[Mapping[str, A
     return pd.DataFrame(lines)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a point's `metrics.csv` with exact numbers; an empty cell is left out.
+def read_rows(path: Path, keep_empty: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of a point's `metrics.csv` with exact numbers.
 
     Whole numbers stay whole, which a data frame with a missing cell would not keep.
+
+    Args:
+        path: the file.
+        keep_empty: give an empty cell as None; otherwise it is left out.
 
     Raises:
         StudyError: if the file is not a table of ours (exit 2).
@@ -151,7 +155,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise StudyError(f"{path} is not a table of ours: {error}") from None
     if any(None in row or None in row.values() for row in rows):
         raise StudyError(f"{path} is not a table of ours: a line has another number of cells than the header")
-    return [{name: _cell(value) for name, value in row.items() if value != ""} for row in rows]
+    return [
+        {name: _cell(value) if value else None for name, value in row.items() if value or keep_empty}
+        for row in rows
+    ]
 
 
 def _cell(text: str) -> Any:

@@ -13,6 +13,8 @@ from evidentia.studies.harness.declare.discovery import Source, StudyModule, dec
 from evidentia.studies.harness.declare.points import Ref, canon
 from evidentia.studies.harness.declare.study import Study
 from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten
+from evidentia.studies.harness.search.spec import Int as Int
+from evidentia.studies.harness.search.spec import SearchSpec
 
 SHOWN_POINTS = 20
 _BOUNDS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "min_length": "length >= {}"} | {
@@ -151,6 +153,8 @@ def graph(study: Study) -> list[str]:
     lines = [" -> ".join(f"{name} {ref.label}" for name, ref in parts if ref is not None)]
     for block in study.grid:
         lines += [f"axis {path}: {_abridge(values)}" for path, values in block.items()]
+    if study.search is not None:
+        lines += search_lines(study.search)
     if len(study.replicates) > 1:
         lines.append(f"axis replicate: {_abridge(study.replicates)}")
     if study.metrics:
@@ -158,15 +162,27 @@ def graph(study: Study) -> list[str]:
     return lines + [f"expects {claim.text}" for claim in study.expect]
 
 
+def search_lines(spec: SearchSpec) -> list[str]:
+    """What a search looks for and where, one line for each axis of its space.
+
+    Example:
+        >>> search_lines(SearchSpec(metric="elbo", direction="maximise", space={"model.width": Int(low=1, high=8)}))
+        ['search maximise elbo', 'axis model.width: 1 to 8']
+    """
+    axes = [f"axis {path}: {axis.text}" for path, axis in spec.space.items()]
+    return [f"search {spec.direction} {spec.metric}", *axes]
+
+
 def points_text(study: Study) -> str:
-    """The number of points in words.
+    """The number of points, or of trials, in words.
 
     Example:
         >>> points_text(Study(name="toy", data="tanh", inference="svi"))
         '1 point'
     """
     number = study.count()
-    return f"{number:,} point{'s' * (number != 1)}"
+    noun = "point" if study.search is None else "trial"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def sites(study: Study) -> str:
@@ -198,13 +214,14 @@ def _short(value: Any) -> str:
 
 
 def plan(module: StudyModule, study: Study) -> dict[str, Any]:
-    """What a run would do: the number of points, the cost, and the first points."""
-    points = list(islice(study.points(), SHOWN_POINTS))
+    """What a run would do: the number of points, the cost, and the first points; of a search, its space."""
+    points = list(islice(study.points(), SHOWN_POINTS)) if study.search is None else []
     return {
         "study": study.name,
         "points": study.count(),
         "minutes_full": module.config.minutes,
         "seed": study.seed,
+        "search": None if study.search is None else study.search.model_dump(mode="json"),
         "first": [{"id": point.id, "seed": point.seed, **point.varied} for point in points],
     }
 
