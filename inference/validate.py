@@ -117,6 +117,32 @@ def check_design(design: Tensor, names: Sequence[str], *, intercept: bool = True
         )
 
 
+def check_conditional_rows(rows: Any, total: int) -> None:
+    """Refuse a number of rows to condition on that leaves none on one side; None stands for half of them.
+
+    Args:
+        rows: an integer, or None.
+        total: rows of the data.
+
+    Raises:
+        ValueError: not an integer between 1 and total − 1.
+
+    References:
+        none; a guard.
+
+    Example:
+        >>> check_conditional_rows(4, 4)
+        Traceback (most recent call last):
+        ValueError: conditional_rows: expected an integer from 1 to 3 (there are 4 rows), got 4. Fix: ...
+    """
+    if rows is None or (isinstance(rows, int) and not isinstance(rows, bool) and 1 <= rows < total):
+        return
+    raise ValueError(
+        f"conditional_rows: expected an integer from 1 to {total - 1} (there are {total} rows), got "
+        f"{rows!r}. Fix: e.g. {max(total // 2, 1)}, or None for half of them, or conditional=False"
+    )
+
+
 def _tensor(name: str, value: Any) -> Tensor:
     try:
         array = hasattr(value, "__array__") and not isinstance(value, Tensor)  # pandas among them

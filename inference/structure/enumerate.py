@@ -11,7 +11,7 @@ from evidentia.inference.evidence.log_evidence import Kind
 from evidentia.inference.structure.linear import family_of, linear_problem
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import Scores, linear_scores
-from evidentia.inference.validate import check_data
+from evidentia.inference.validate import check_conditional_rows, check_data
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
@@ -83,6 +83,7 @@ def enumerate_structures(
             f"enumerate_structures: {sorted(options)} have no meaning for exact evidence; drop them"
         )
     problem = linear_problem(model, x, y)
+    check_conditional_rows(conditional_rows, len(problem.y))
     gates = family.vertices()
     value = _exact(problem, family, gates, chunk_size)
     scores = linear_scores(problem, gates, conditional_rows) if conditional else None
@@ -125,6 +126,7 @@ def _networks(
     from evidentia.inference.structure.stacked.scores import network_scores
 
     x, y = check_data(x, y, family.inputs)
+    check_conditional_rows(conditional_rows, len(x))
     gates = family.vertices()
     result = network_evidence(model, x, y, gates, **options)
     value, error, kind = {

@@ -15,6 +15,7 @@ from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget
 from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import linear_scores
+from evidentia.inference.validate import check_conditional_rows
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
@@ -80,6 +81,9 @@ def structure_gibbs(
         )
     family = family_of(model)
     target, problem = make_target(model, x, y, log_evidence)
+    if problem is not None:  # said before the run, not after it
+        check_conditional_rows(conditional_rows, len(problem.y))
+        linear_scores(problem, torch.zeros(0, family.num_gates), conditional_rows)
     if state is None:
         now, done = dispersed(target, family, num_chains, seed, initial), 0
         draws: list[Tensor] = []

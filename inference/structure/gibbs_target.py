@@ -80,7 +80,7 @@ class ConjugateTarget(GibbsTarget):
         prior, data = self.problem.prior, self.problem.data
         order = torch.rand(gates.shape, dtype=gates.dtype, generator=generator)
         threshold = torch.rand(gates.shape, dtype=gates.dtype, generator=generator).logit()
-        tableau = start(self.problem.matrix, gates)
+        tableau = start(self.problem.matrix, gates, prior.floor)
         evidence = prior.log_evidence(data, here(tableau))
         cursor = torch.full_like(evidence, -1.0)
         changes = torch.zeros_like(evidence)

@@ -13,7 +13,7 @@ from torch import Tensor
 from evidentia.inference.evidence.comparison import Probabilities, posterior_probabilities
 from evidentia.inference.evidence.log_evidence import Kind, LogEvidence, check_kind
 from evidentia.inference.structure.batch_means import batch_means_error
-from evidentia.inference.structure.scores import Scores
+from evidentia.inference.structure.scores import Scores, bic_scores
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.regression import SubsetRegression
 from evidentia.models.structure.family import Family
@@ -187,14 +187,15 @@ class StructurePosterior:
 
         Columns: structure, log_evidence, standard_error, kind, log_prior, probability, probability_se,
         num_parameters, conditional_log_evidence, elpd_loo, elpd_loo_se (the last three NaN when they were
-        not asked for); for networks also pareto_k: above 0.7 distrust an importance estimate and its error.
+        not asked for); for networks also pareto_k: above 0.7 distrust an importance estimate and its error;
+        under a g-prior also bic_log_bayes_factor, an approximation against the empty structure.
         """
         import pandas as pd
 
         rows = self._top(top)
         nothing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
         scores = Scores(nothing, nothing, nothing) if self.scores is None else self.scores(rows)
-        k = self._pareto_k(rows)
+        k, bic = self._pareto_k(rows), bic_scores(self.problem, self.gates[rows])
         return pd.DataFrame(
             {
                 "structure": [self._label(row) for row in rows.tolist()],
@@ -209,6 +210,7 @@ class StructurePosterior:
                 "elpd_loo": scores.elpd_loo.numpy(),
                 "elpd_loo_se": scores.elpd_loo_se.numpy(),
                 **({} if k is None else {"pareto_k": k.numpy()}),
+                **({} if bic is None else {"bic_log_bayes_factor": bic.numpy()}),
             }
         )
 

@@ -1,7 +1,5 @@
 """Which weights a posterior calls uninformative: the relative density of its Gaussian at zero."""
 
-import math
-
 from torch import Tensor
 
 
@@ -54,13 +52,3 @@ def kept(loc: Tensor, scale: Tensor, threshold: float) -> Tensor:
             "0.95 removes those with |mean| below 0.32 standard deviations."
         )
     return relative_density(loc, scale) <= threshold
-
-
-def smallest_ratio(threshold: float) -> float:
-    """The |μ|/σ below which a weight is pruned, ``sqrt(−2 log threshold)``.
-
-    Example:
-        >>> round(smallest_ratio(0.95), 4)
-        0.3203
-    """
-    return math.sqrt(-2 * math.log(threshold))

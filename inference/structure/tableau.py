@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evidentia.models.linear.blocks import Blocks, cholesky
+from evidentia.models.linear.blocks import RANK_FLOOR, Blocks, cholesky
 
 
 class Tableau(NamedTuple):
@@ -30,8 +30,8 @@ class Tableau(NamedTuple):
     gates: Tensor
 
 
-def start(matrix: Tensor, gates: Tensor) -> Tableau:
-    """The tableau of the augmented `matrix` (P+1, P+1) at `gates` (chains, P).
+def start(matrix: Tensor, gates: Tensor, floor: float = RANK_FLOOR) -> Tableau:
+    """The tableau of the augmented `matrix` (P+1, P+1) at `gates` (chains, P); `floor` as in `cholesky`.
 
     Raises:
         ValueError: the active columns are collinear.
@@ -46,7 +46,7 @@ def start(matrix: Tensor, gates: Tensor) -> Tableau:
                 [ 0.5000,  2.5000]], dtype=torch.float64)
     """
     inside = torch.cat([gates, torch.zeros_like(gates[:, :1])], 1)
-    factor = cholesky(matrix, inside)
+    factor = cholesky(matrix, inside, floor)
     inverse = inside[:, :, None] * torch.cholesky_inverse(factor) * inside[:, None, :]
     solved = inverse @ matrix
     outside = 1 - inside
@@ -62,7 +62,7 @@ def here(tableau: Tableau) -> Blocks:
     References:
         Goodnight, 1979. A tutorial on the SWEEP operator.
     """
-    return Blocks(tableau.log_det, tableau.matrix[:, -1, -1], tableau.gates.sum(-1))
+    return Blocks(tableau.log_det, tableau.matrix[:, -1, -1].clamp_min(0), tableau.gates.sum(-1))
 
 
 def neighbours(tableau: Tableau) -> Blocks:
@@ -77,7 +77,7 @@ def neighbours(tableau: Tableau) -> Blocks:
     pivot = matrix.diagonal(dim1=-2, dim2=-1)[:, :-1]
     residual = matrix[:, -1, -1, None] - matrix[:, :-1, -1].square() / pivot
     size = gates.sum(-1, keepdim=True) + 1 - 2 * gates
-    return Blocks(log_det[:, None] + pivot.abs().log(), residual, size)
+    return Blocks(log_det[:, None] + pivot.abs().log(), residual.clamp_min(0), size)
 
 
 def flip(tableau: Tableau, index: Tensor, active: Tensor) -> Tableau:

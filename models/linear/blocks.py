@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 _CHUNK_BYTES = 2**25  # of one batch of matrices: small enough to stay near the caches
+RANK_FLOOR = 1e-13  # a pivot below this share of its diagonal entry is rounding error: a dependent column
+ROUNDING_FLOOR = 2.0**-48  # where a ridge bounds the pivots away from zero: right to about 6 % at this share
 
 
 class Statistics(NamedTuple):
@@ -78,12 +80,20 @@ def masked(matrix: Tensor, gates: Tensor) -> Tensor:
     return gates[:, :, None] * matrix * gates[:, None, :] + torch.diag_embed(1 - gates.square())
 
 
-def cholesky(matrix: Tensor, gates: Tensor) -> Tensor:
-    """Cholesky factors (S, P, P) of the masked matrices; a singular one raises ValueError."""
-    factor, info = torch.linalg.cholesky_ex(masked(matrix, gates))
-    if bool(info.any()):
-        which = int(info.nonzero()[0, 0])
-        raise ValueError(_singular(gates[which].nonzero().flatten().tolist()))
+def cholesky(matrix: Tensor, gates: Tensor, floor: float = RANK_FLOOR, columns: int | None = None) -> Tensor:
+    """Cholesky factors (S, P, P) of the masked matrices; a singular one raises ValueError.
+
+    A pivot must exceed `floor` times its diagonal entry: the rank test where the matrix is a Gram matrix
+    (`RANK_FLOOR`), a test that rounding did not swamp the ridge where there is one (`ROUNDING_FLOOR`). Only
+    the first `columns` columns belong to the design.
+    """
+    whole = masked(matrix, gates)
+    factor, info = torch.linalg.cholesky_ex(whole)
+    diagonal = whole.diagonal(dim1=-2, dim2=-1)
+    small = (factor.diagonal(dim1=-2, dim2=-1).square() <= floor * diagonal).any(-1) | (info > 0)
+    if bool(small.any()):
+        which = int(small.nonzero()[0, 0])
+        raise ValueError(_singular(gates[which, :columns].nonzero().flatten().tolist(), floor))
     return factor
 
 
@@ -93,16 +103,18 @@ def chunks(structures: int, columns: int, chunk_size: int | None = None) -> list
     return [slice(i, min(i + size, structures)) for i in range(0, structures, size)]
 
 
-def blocks(matrix: Tensor, gates: Tensor, chunk_size: int | None = None) -> Blocks:
+def blocks(matrix: Tensor, gates: Tensor, chunk_size: int | None = None, floor: float = RANK_FLOOR) -> Blocks:
     """Log-determinants and Schur complements of sub-blocks of an augmented matrix, batched over structures.
 
     With M = [[A, b], [b', c]] and active set S: log det A_SS and c − b_S' A_SS⁻¹ b_S. The response is the
-    last row of the Cholesky factorisation, so that no triangular solve is needed.
+    last row of the Cholesky factorisation, so that no triangular solve is needed; its diagonal entry is
+    doubled there, so that a response without noise does not look like one more dependent column.
 
     Args:
-        matrix: (P+1, P+1), symmetric positive definite.
+        matrix: (P+1, P+1), symmetric; positive definite without the response.
         gates: (S, P), 0 or 1 per column; real gates are read as in `masked`.
         chunk_size: structures factorised at once.
+        floor: see `cholesky`.
 
     Raises:
         ValueError: a sub-block is singular (collinear columns).
@@ -116,18 +128,21 @@ def blocks(matrix: Tensor, gates: Tensor, chunk_size: int | None = None) -> Bloc
         tensor([3.0000, 2.5000, 1.5000], dtype=torch.float64)
     """
     structures, columns = gates.shape
+    energy = matrix[-1, -1] if matrix[-1, -1] > 0 else matrix.new_ones(())
+    matrix = matrix.clone()
+    matrix[-1, -1] += energy
     log_det, residual = [], []
     for part in chunks(structures, columns, chunk_size):
         rows = torch.cat([gates[part], gates.new_ones(part.stop - part.start, 1)], 1)
-        diagonal = cholesky(matrix, rows).diagonal(dim1=-2, dim2=-1)
+        diagonal = cholesky(matrix, rows, floor, columns).diagonal(dim1=-2, dim2=-1)
         log_det.append(2 * diagonal[:, :-1].log().sum(-1))
-        residual.append(diagonal[:, -1].square())
+        residual.append((diagonal[:, -1].square() - energy).clamp_min(0))
     if not log_det:
         return Blocks(gates.new_zeros(0), gates.new_zeros(0), gates.new_zeros(0))
     return Blocks(torch.cat(log_det), torch.cat(residual), gates.sum(-1))
 
 
-def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
+def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None, floor: float = RANK_FLOOR) -> Blocks:
     """`blocks` of every one of the 2^K subsets, by an elimination tree.
 
     Columns (or consecutive groups of `widths` columns) are decided one after another. A branch keeps only
@@ -138,7 +153,7 @@ def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
         Blocks with entries (2^K,); the entry of gates γ is at index Σ_k 2^k γ_k.
 
     Raises:
-        ValueError: a pivot is not positive (collinear columns).
+        ValueError: a pivot is not above `floor` (collinear columns, see `cholesky`).
 
     References:
         Furnival and Wilson, 1974. Regressions by leaps and bounds.
@@ -162,17 +177,17 @@ def all_blocks(matrix: Tensor, widths: Sequence[int] | None = None) -> Blocks:
         tree = torch.cat([tree[width:, width:], branch], -1)
         log_det = torch.cat([log_det, branch_log_det])
         size = torch.cat([size, size + width])
-    _check_pivots(pivots, matrix)
-    return Blocks(log_det, tree[0, 0], size)
+    _check_pivots(pivots, matrix, floor)
+    return Blocks(log_det, tree[0, 0].clamp_min(0), size)
 
 
-def _check_pivots(pivots: list[Tensor], matrix: Tensor) -> None:
+def _check_pivots(pivots: list[Tensor], matrix: Tensor, floor: float) -> None:
     """Refuse a pivot that is nothing but rounding error: its column is a combination of the earlier ones."""
     counts = torch.tensor([len(pivot) for pivot in pivots])
-    least = (1e-13 * matrix.diagonal()[:-1]).repeat_interleave(counts)
+    least = (floor * matrix.diagonal()[:-1]).repeat_interleave(counts)
     if pivots and not bool((torch.cat(pivots) > least).all()):
-        bad = [bool((pivot > 1e-13 * matrix[i, i]).all()) for i, pivot in enumerate(pivots)].index(False)
-        raise ValueError(_singular(list(range(bad + 1))))
+        bad = [bool((pivot > floor * matrix[i, i]).all()) for i, pivot in enumerate(pivots)].index(False)
+        raise ValueError(_singular(list(range(bad + 1)), floor))
 
 
 def bic_log_bayes_factor(data: Statistics, gates: Tensor) -> Tensor:
@@ -194,7 +209,13 @@ def bic_log_bayes_factor(data: Statistics, gates: Tensor) -> Tensor:
     return -0.5 * (data.rows * (block.residual / data.energy).log() + block.size * math.log(data.rows))
 
 
-def _singular(columns: Sequence[int]) -> str:
+def _singular(columns: Sequence[int], floor: float) -> str:
+    if floor < RANK_FLOOR:
+        return (
+            f"the design columns {list(columns)} are linearly dependent, and so large beside the prior that "
+            "rounding hides its ridge. Fix: standardise the columns, drop a duplicate or collinear one, or "
+            "give a smaller prior scale"
+        )
     return (
         f"the design columns {list(columns)} are linearly dependent: their Gram matrix is singular; "
         "drop a duplicate, constant or collinear column, or use a proper prior, e.g. NormalPrior(scale=1.0)"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evidentia.models.linear.blocks import Statistics, all_blocks, blocks, cholesky, chunks, statistics
+from evidentia.models.linear.digits import check_digits, check_response, fault_of
 from evidentia.models.linear.prior import ConjugatePrior
 
 
@@ -78,7 +79,9 @@ class ConjugateRegression:
         set_(self, "owner", owner)
         set_(self, "gates", int(owner.max()) + 1 if self.gates is None and len(owner) else self.gates or 0)
         set_(self, "_data", statistics(self.design, self.y, intercept=self.prior.intercept))
+        check_response(self.prior, self.data, self.y)
         set_(self, "_matrix", self.prior.matrix(self.data))
+        check_digits(self.prior, self.data, self.matrix)
 
     @property
     def data(self) -> Statistics:
@@ -107,11 +110,12 @@ class ConjugateRegression:
 
     def log_evidence(self, gates: Tensor, chunk_size: int | None = None) -> Tensor:
         """Exact log p(y|γ) in nats for the whole data set, (S, K) -> (S,), batched over structures."""
-        return self.prior.log_evidence(self.data, blocks(self.matrix, self.columns(gates), chunk_size))
+        found = blocks(self.matrix, self.columns(gates), chunk_size, self.prior.floor)
+        return self.prior.log_evidence(self.data, found)
 
     def log_evidence_all(self) -> Tensor:
         """Exact log p(y|γ) of all 2^K subsets; γ is at index Σ_k 2^k γ_k."""
-        return self.prior.log_evidence(self.data, all_blocks(self.matrix, self.widths))
+        return self.prior.log_evidence(self.data, all_blocks(self.matrix, self.widths, self.prior.floor))
 
     def log_evidence_tempered(self, gates: Tensor, power: float) -> Tensor:
         """log Z(β) = log ∫ p(y|w,γ)^β p(w|γ) dw, β = `power` > 0; β = 1 is the evidence."""
@@ -126,19 +130,33 @@ class ConjugateRegression:
         rows).
 
         Raises:
-            ValueError: `rows` is not between 1 and n − 1.
+            ValueError: `rows` is not between 1 and n − 1, or those rows have no density under p(σ²) = 1/σ².
 
         References:
             Lotfi, Izmailov, Benton, Goldblum and Wilson, 2022. Bayesian model selection, the marginal
             likelihood, and generalization.
         """
-        total = self.y.shape[0]
-        if not 1 <= rows < total:
-            raise ValueError(
-                f"log_evidence_conditional: rows must be in 1..{total - 1}, got {rows}; e.g. {total // 2}"
-            )
+        fault = self.conditional_fault(rows)
+        if fault is not None:
+            raise ValueError(f"log_evidence_conditional: {fault}")
         first = statistics(self.design[:rows], self.y[:rows], intercept=self.prior.intercept)
         return self.log_evidence(gates) - self._part(first, gates)
+
+    def conditional_fault(self, rows: int) -> str | None:
+        """Why nothing can be conditioned on the first `rows` rows; None when it can."""
+        total = self.y.shape[0]
+        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows < total:
+            return f"rows must be in 1..{total - 1}, got {rows!r}; e.g. {total // 2}"
+        y = self.y[:rows]
+        first = statistics(self.design[:rows], y, intercept=self.prior.intercept)
+        fault = fault_of(self.prior, first, y)
+        if fault is None:
+            return None
+        return (
+            f"rows={rows}, but the response of the first rows {fault}, which has no density under "
+            "p(σ²) = 1/σ². Fix: condition on more rows, shuffle them, or give a proper noise prior, e.g. "
+            "GPrior(noise_shape=0.5, noise_rate=0.5)"
+        )
 
     def log_predictive_loo(self, gates: Tensor) -> Tensor:
         """Exact log p(y_i | y_{−i}, γ) in nats per datum, (S, K) -> (S, n): Gaussian or Student-t
@@ -217,7 +235,7 @@ class ConjugateRegression:
 
     def _solve(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean of v, c A⁻¹Db (S, P), and the Cholesky factor of A (S, P, P)."""
-        factor = cholesky(self.matrix[:-1, :-1], columns)
+        factor = cholesky(self.matrix[:-1, :-1], columns, self.prior.floor)
         moment = (columns * self.matrix[-1, :-1])[..., None]
         return self.prior.shrinkage * torch.cholesky_solve(moment, factor)[..., 0], factor
 
@@ -232,8 +250,8 @@ class ConjugateRegression:
     def _noise_posterior(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Shape and rate (S,) of σ² | y, γ under unknown noise."""
         noise = self.prior.noise
-        residual = blocks(self.matrix, columns).residual
-        total = self.data.energy - self.prior.shrinkage * (self.data.energy - residual)
+        residual = blocks(self.matrix, columns, floor=self.prior.floor).residual
+        total = self.prior.shrunk(self.data, residual)
         shape = torch.full_like(total, noise.shape + self.data.degrees / 2)
         return shape, noise.rate + total / 2
 

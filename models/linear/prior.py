@@ -17,7 +17,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from evidentia.models.linear.blocks import Blocks, Statistics, augment, blocks
+from evidentia.models.linear.blocks import (
+    RANK_FLOOR,
+    ROUNDING_FLOOR,
+    Blocks,
+    Statistics,
+    augment,
+    blocks,
+)
 from evidentia.models.linear.noise_law import NoiseLaw
 
 
@@ -49,6 +56,16 @@ class ConjugatePrior(ABC):
     def shrinkage(self) -> float:
         """c in E[v|y] = c A⁻¹Db: 1, or g/(1+g)."""
 
+    @property
+    def unshrunk(self) -> float:
+        """1 − shrinkage, without cancellation."""
+        return 0.0
+
+    @property
+    def floor(self) -> float:
+        """Smallest pivot of `matrix` relative to its diagonal entry: a rank test only without a ridge."""
+        return ROUNDING_FLOOR if self.ridge else RANK_FLOOR
+
     @abstractmethod
     def penalty(self, block: Blocks) -> Tensor:
         """½[log det A_SS − log det Λ_SS] from the blocks of `matrix`."""
@@ -61,12 +78,23 @@ class ConjugatePrior(ABC):
 
     def log_evidence(self, data: Statistics, block: Blocks) -> Tensor:
         """log p(y|S) in nats, for the blocks of `matrix(data)`."""
-        fitted = self.shrinkage * (data.energy - block.residual)
-        return self._total(self.penalty(block), data.energy - fitted, data)
+        return self._total(self.penalty(block), self.shrunk(data, block.residual), data)
+
+    def shrunk(self, data: Statistics, residual: Tensor) -> Tensor:
+        """SS = y'y − c (y'y − residual), c the shrinkage; never below (1 − c) y'y."""
+        return self.shrinkage * residual + self.unshrunk * data.energy
+
+    def sensitivity(self, data: Statistics, residual: float) -> float:
+        """|∂ log p(y|S) / ∂SS| at the residual of the least squares, in nats per unit of SS."""
+        noise = self.noise
+        if noise.scale is not None:
+            return 0.5 / noise.scale**2
+        total = float(self.shrunk(data, data.energy.new_tensor(residual)))
+        return (noise.shape + data.degrees / 2) / max(2 * noise.rate + total, 1e-300)
 
     def log_evidence_part(self, part: Statistics, data: Statistics, gates: Tensor) -> Tensor:
         """log evidence of `part` (some of the rows, or a tempered likelihood) under the prior of `data`."""
-        block = blocks(self.matrix(part), gates)
+        block = blocks(self.matrix(part), gates, floor=self.floor)
         return self._total(self.penalty(block), block.residual, part)
 
     def _total(self, penalty: Tensor, residual: Tensor, data: Statistics) -> Tensor:

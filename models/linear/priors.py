@@ -79,6 +79,11 @@ class GPrior(ConjugatePrior):
         """g/(1+g)."""
         return self._g / (1 + self._g)
 
+    @property
+    def unshrunk(self) -> float:
+        """1/(1+g)."""
+        return 1 / (1 + self._g)
+
     def penalty(self, block: Blocks) -> Tensor:
         """(k/2) log(1+g)."""
         return 0.5 * math.log1p(self._g) * block.size

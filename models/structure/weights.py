@@ -5,7 +5,6 @@ from typing import Literal, final
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -146,17 +145,3 @@ class ARD:
     def __repr__(self) -> str:
         extra = "" if not self.learned else f", shape={self.shape}, rate={self.rate}, hyper={self.hyper!r}"
         return f"ARD({self.scale}{extra}{'' if self.coupled else ', coupled=False'})"
-
-
-def inverse_gamma_marginal(shape: float, rate: float) -> torch.distributions.StudentT:
-    """Student-t law of u with its variance integrated out: 2·shape degrees of freedom, scale² rate/shape.
-
-    Example:
-        >>> law = inverse_gamma_marginal(2.0, 8.0)
-        >>> law.df.item(), law.scale.item()
-        (4.0, 2.0)
-
-    References:
-        Tipping, 2001. Sparse Bayesian learning and the relevance vector machine.
-    """
-    return torch.distributions.StudentT(2 * shape, 0.0, math.sqrt(rate / shape))

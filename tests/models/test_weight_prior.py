@@ -9,7 +9,7 @@ import torch
 from torch import Size
 from torch.distributions import Normal, kl_divergence
 
-from evidentia.models.structure.weights import ARD, inverse_gamma_marginal
+from evidentia.models.structure.weights import ARD
 
 
 def test_log_prior_is_a_normal_density() -> None:
@@ -73,14 +73,13 @@ def test_closed_form_update_is_the_maximum(weight: float) -> None:
     assert gradient.abs().max() < 1e-10
 
 
-def test_marginal_is_student() -> None:
-    law = inverse_gamma_marginal(2.0, 3.0)
-    mixing = dist.InverseGamma(2.0, 3.0)
+def test_the_weight_is_student_with_its_variance_integrated_out() -> None:
+    prior, law = ARD(shape=2.0, rate=3.0), dist.StudentT(4.0, 0.0, math.sqrt(1.5))
     for u in (0.0, 1.0, 3.0):
 
         def integrand(log_a: float, u: float = u) -> float:
             a = torch.tensor(math.exp(log_a))
-            value = dist.Normal(0.0, a.sqrt()).log_prob(torch.tensor(u)) + mixing.log_prob(a) + log_a
+            value = prior.log_prior(torch.tensor(u), Size([]), a) + prior.log_hyperprior(a) + log_a
             return math.exp(value)
 
         total, _ = scipy.integrate.quad(integrand, -12, 12, limit=200)

@@ -86,7 +86,13 @@ def test_table_is_sorted_and_scores_only_its_rows(diabetes):
         "conditional_log_evidence",
         "elpd_loo",
         "elpd_loo_se",
+        "bic_log_bayes_factor",
     ]
+    chosen = posterior.problem.design[:, [1, 2, 3, 6, 8]]
+    y = posterior.problem.y
+    residual = y - chosen @ torch.linalg.lstsq(chosen, y[:, None]).solution[:, 0]
+    bic = -0.5 * (442 * torch.log(residual.square().sum() / y.square().sum()) + 5 * math.log(442))
+    assert table["bic_log_bayes_factor"][0] == pytest.approx(float(bic), rel=1e-10)
     problem = posterior.problem
     gates = posterior.family.structure("{sex, bmi, bp, s3, s5}").gates[None]
     pointwise = problem.log_predictive_loo(gates)[0]
