@@ -13,7 +13,6 @@ from evidentia.studies.harness.declare.discovery import Source, StudyModule, dec
 from evidentia.studies.harness.declare.points import Ref, canon
 from evidentia.studies.harness.declare.study import Study
 from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten
-from evidentia.studies.harness.search.spec import Int as Int
 from evidentia.studies.harness.search.spec import SearchSpec
 
 SHOWN_POINTS = 20
@@ -166,7 +165,8 @@ def search_lines(spec: SearchSpec) -> list[str]:
     """What a search looks for and where, one line for each axis of its space.
 
     Example:
-        >>> search_lines(SearchSpec(metric="elbo", direction="maximise", space={"model.width": Int(low=1, high=8)}))
+        >>> space = {"model.width": {"kind": "int", "low": 1, "high": 8}}
+        >>> search_lines(SearchSpec(metric="elbo", direction="maximise", space=space))
         ['search maximise elbo', 'axis model.width: 1 to 8']
     """
     axes = [f"axis {path}: {axis.text}" for path, axis in spec.space.items()]
