@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, final
 
 __all__ = ["Graph", "Node", "dot_text", "family_graph", "graph_text", "model_graph"]
@@ -80,9 +82,10 @@ def model_graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     import pyro
     from pyro.infer.inspect import get_model_relations
 
+    flat: set[str] = set()
     try:
         with pyro.get_param_store().scope():
-            found: Mapping[str, Any] = get_model_relations(model, args, kwargs)
+            found: Mapping[str, Any] = get_model_relations(_drawable(model, flat), args, kwargs)
     except Exception as error:
         raise ValueError(f"model graph: the model failed on these arguments: {error}") from error
     plates = {
@@ -91,7 +94,7 @@ def model_graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     }
     nodes = []
     for name in found["sample_sample"]:
-        law = found["sample_dist"].get(name) or ""
+        law = "flat" if name in flat else found["sample_dist"].get(name) or ""
         if law in ("Deterministic", "Delta"):
             nodes.append(Node(name, "", "deterministic", plates[name]))
         else:
@@ -109,6 +112,33 @@ def model_graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
         (parent, child, "") for child, parents in found.get("sample_param", {}).items() for parent in parents
     ]
     return Graph(tuple(nodes), tuple(dict.fromkeys(edges)))
+
+
+def _drawable(model: Callable[..., Any], flat: set[str]) -> Callable[..., Any]:
+    """The model with a fixed value at every site whose prior is improper; their names go into `flat`.
+
+    Such a site cannot be drawn, but what depends on it does not depend on its value.
+    """
+    from pyro.distributions import ImproperUniform
+    from pyro.poutine.messenger import Messenger
+    from torch import zeros
+    from torch.distributions import transform_to
+
+    class Place(Messenger):  # type: ignore[misc]
+        def _pyro_sample(self, message: Any) -> None:
+            law = message["fn"]
+            while hasattr(law, "base_dist") and not isinstance(law, ImproperUniform):
+                law = law.base_dist
+            if isinstance(law, ImproperUniform) and message["value"] is None:
+                shape = law.shape()
+                message["value"] = transform_to(law.support)(zeros(shape)).expand(message["fn"].shape())
+                flat.add(message["name"])
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with Place():
+            return model(*args, **kwargs)
+
+    return run
 
 
 def family_graph(family: Any) -> Graph:
@@ -132,24 +162,67 @@ def family_graph(family: Any) -> Graph:
 
 
 def graph_text(graph: Graph) -> str:
-    """The graph as lines: kind, site, distribution, parents, plates."""
+    """The graph as lines: kind, site, distribution, parents, plates.
+
+    Sites in a row that are alike but for the last part of their names share a line, ``w/{a, b}``, and are
+    ``w/*`` where all of them are parents.
+
+    Example:
+        >>> nodes = [Node(f"w/{name}", "Normal") for name in "ab"] + [Node("y", "Normal", "observed")]
+        >>> print(graph_text(Graph(tuple(nodes), (("w/a", "y", ""), ("w/b", "y", "")))))
+        latent    w/{a, b} ~ Normal
+        observed  y ~ Normal  given w/*
+    """
     width = max((len(node.kind) for node in graph.nodes), default=0)
+    parents: dict[str, list[tuple[str, str]]] = {node.name: [] for node in graph.nodes}
+    for parent, child, label in graph.edges:
+        parents[child].append((parent, label))
+    alike = [
+        list(group)
+        for _, group in groupby(
+            graph.nodes,
+            key=lambda node: (_stem(node.name), *node[1:], parents[node.name]),
+        )
+    ]
+    stems = Counter(_stem(node.name) for node in graph.nodes)
+    families = [
+        group
+        for group in alike
+        if len(group) > 1 and _stem(group[0].name) and len(group) == stems[_stem(group[0].name)]
+    ]
     lines = []
-    for node in graph.nodes:
-        line = f"{node.kind:<{width}}  {node.name}"
-        if node.law:
-            line += f" ~ {node.law}"
-        given = [
-            parent + (f" ({label.replace(chr(10), ', ')})" if label else "")
-            for parent, child, label in graph.edges
-            if child == node.name
-        ]
-        if given:
-            line += "  given " + ", ".join(given)
-        if node.plates:
-            line += f"  [plate {', '.join(node.plates)}]"
-        lines.append(line)
+    for group in alike:
+        for node in [group[0]] if group in families else group:
+            name = _shared_name(group) if group in families else node.name
+            line = f"{node.kind:<{width}}  {name}" + (f" ~ {node.law}" if node.law else "")
+            given = _given(parents[node.name], families)
+            line += "  given " + ", ".join(given) if given else ""
+            lines.append(line + (f"  [plate {', '.join(node.plates)}]" if node.plates else ""))
     return "\n".join(lines)
+
+
+def _stem(name: str) -> str:
+    """The name up to its last slash, "" where it has none."""
+    return name.rpartition("/")[0]
+
+
+def _shared_name(group: Sequence[Node], limit: int = 12) -> str:
+    last = [node.name.rpartition("/")[2] for node in group]
+    more = f", … {len(last) - limit} more" if len(last) > limit else ""
+    return f"{_stem(group[0].name)}/{{{', '.join(last[:limit])}{more}}}"
+
+
+def _given(parents: Sequence[tuple[str, str]], families: Sequence[Sequence[Node]]) -> list[str]:
+    """The parents in words; all members of a family that are plain parents are one word."""
+    plain = {name for name, label in parents if not label}
+    whole = {node.name: group[0] for group in families for node in group if {n.name for n in group} <= plain}
+    return [
+        f"{_stem(name)}/*"
+        if name in whole
+        else name + (f" ({label.replace(chr(10), ', ')})" if label else "")
+        for name, label in parents
+        if name not in whole or whole[name].name == name
+    ]
 
 
 DOT_STYLE = {
