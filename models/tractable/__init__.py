@@ -1,1 +1,1 @@
-"""Models whose evidence is exact: linear-Gaussian latents and mixtures, with maximum likelihood beside them."""
+"""Models whose evidence is exact: linear-Gaussian latents and mixtures, and their maximum likelihood."""
