@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -18,9 +17,9 @@ from evidentia.studies.harness.engine.opening import Opening, check_data, decide
 from evidentia.studies.harness.engine.point import Task, describe_error, run_point, spoiled_by
 from evidentia.studies.harness.engine.prepare import Prepared
 from evidentia.studies.harness.engine.signals import StopSignals
+from evidentia.studies.harness.engine.sweep import Sweep
 from evidentia.studies.harness.errors import BAD_INPUT, NUMERICAL, StorageError, StudyError
 from evidentia.studies.harness.storage import atomic, environment, manifest, results, run_folder
-from evidentia.studies.harness.storage.checkpoint import CheckpointError
 from evidentia.studies.harness.storage.locks import Shard, hold_run
 from evidentia.studies.harness.terminal.progress import ProgressEvent, Reporter
 
@@ -70,21 +69,9 @@ class FolderRun:
         self.log = run_folder.Log(folder / log)
         self.owner = folder / (".owner" if shard is None else f".owner-{shard.name}")
         self.token = secrets.token_hex(16)
-        self.failures: dict[str, str] = {}
-        self.codes: set[int] = set()
-        self.settled: set[str] = set()
+        self.sweep = Sweep(folder, source, shard, show, self.notice, self.ended)
         self.opened = False
         self.shown = False
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """The points of the run, as far as they are known."""
-        return self.source.points
-
-    @property
-    def mine(self) -> list[Point]:
-        """Those of them that this process computes."""
-        return [p for i, p in enumerate(self.points) if self.shard is None or self.shard.owns(i)]
 
     def go(self, workers: int | str | None, retries: int) -> Ended:
         """Take the folder, compute what is missing, finish."""
@@ -117,7 +104,7 @@ class FolderRun:
     def complete(self) -> Ended:
         """Leave a finished folder exactly as it is."""
         self.source.recall(self.folder, finished=True)
-        for point in self.points:
+        for point in self.source.points:
             spoiled = spoiled_by(run_folder.point_folder(self.folder, point.id))
             if spoiled:
                 raise StudyError(
@@ -126,7 +113,7 @@ class FolderRun:
                 )
         from evidentia.studies.harness.engine.finish import recall
 
-        result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
+        result = Result(results.collect(self.folder, self.source.points), self.source.points, {}, self.folder)
         self.show.start({"study": self.study.name, "folder": str(self.folder)}, 0)
         self.show.notice(f"{self.folder} is already complete; nothing was changed")
         if self.restart:
@@ -157,7 +144,7 @@ class FolderRun:
             atomic.write_json(environment_file, {**before, "data": {**before.get("data", {}), **now["data"]}})
         atomic.write_text(self.owner, self.token)
         self.opened = True
-        total = len(self.mine) + self.source.waiting
+        total = self.sweep.total
         header = {
             "study": self.study.name,
             "run": self.folder.name,
@@ -178,10 +165,8 @@ class FolderRun:
 
     def beat(self, **changes: Any) -> None:
         """Write the run's status with the number of points in each state."""
-        mine = self.mine
-        done = sum(manifest.is_done(self.folder / "points" / point.id) for point in mine)
-        total = len(mine) + self.source.waiting
-        counts = {"total": total, "done": done, "failed": len(self.failures)}
+        done = sum(manifest.is_done(self.folder / "points" / point.id) for point in self.sweep.mine)
+        counts = {"total": self.sweep.total, "done": done, "failed": len(self.sweep.failures)}
         self.status.set(points=counts, **changes)
 
     def disown(self, signal_name: str = "") -> None:
@@ -235,13 +220,7 @@ class FolderRun:
         """Hand out the points that are not done, and record how each ends."""
         executor = self.executor(stop, workers, retries)
         try:
-            for batch in self.source.rounds(self.rows):
-                round_ids = {point.id for point in batch}
-                mine = [point for point in self.mine if point.id in round_ids]
-                self.hand_out(mine, executor)
-                # A later round follows from this one, so it waits for the whole of it.
-                if not all(point.id in self.settled for point in mine):
-                    break
+            self.sweep.run(executor)
         except StudyError as error:
             with contextlib.suppress(StorageError):
                 self.status.set(state="failed", error=describe_error(error))
@@ -250,71 +229,31 @@ class FolderRun:
             self.disown()
             executor.close()
 
-    def hand_out(self, points: Sequence[Point], executor: Executor) -> None:
-        """Compute those of ``points`` that are neither done nor known to fail."""
-        for point in points:
-            place = self.folder / "points" / point.id
-            if manifest.is_done(place) and not spoiled_by(place):
-                self.show.update(ProgressEvent(point=point.id, state="skipped"))
-                self.settled.add(point.id)
-            elif point.id not in self.failures:
-                executor.submit(point)
-        for identity, status in executor.as_done():
-            self.record(identity, status)
-
-    def rows(self, point: Point) -> list[dict[str, Any]] | None:
-        """Return the rows of a computed point, None where it failed."""
-        if point.id in self.failures:
-            return None
-        return results.read_rows(self.folder / "points" / point.id / "metrics.csv", keep_empty=True)
-
-    def record(self, identity: str, status: Status) -> None:
-        """Record how one point ended."""
-        for text in status.notices:
-            self.notice(text)
-        message = ""
-        if status.state == "failed" and status.error is not None:
-            message = f"{status.error['type']}: {status.error['message']}"
-            if status.error["type"] == "KilledWorker":
-                path = self.folder / "points" / identity
-                if path.is_dir():
-                    before = run_folder.read_status(path)
-                    failed = run_folder.Status(path / "status.json", before)
-                    failed.set(state="failed", error=status.error)
-        elif status.state == "busy":
-            message = "another process is computing it"
-        if message:
-            self.failures[identity] = message
-            self.codes.add(status.exit_code or BAD_INPUT)
-        # These say nothing of the point's numbers: it was not computed to an end.
-        lost = status.error is not None and status.error["type"] == CheckpointError.__name__
-        if status.state not in ("stopped", "busy") and not lost:
-            self.settled.add(identity)
-        shown = "failed" if status.state == "busy" else status.state
-        self.show.update(ProgressEvent(point=identity, state=shown, message=message))
+    def ended(self, identity: str, status: Status) -> None:
+        """Keep how one point ended."""
         self.log.write("point", id=identity, state=status.state, error=status.error)
         self.beat(state="running")
 
     def end(self, stop: StopSignals) -> Ended:
         """Finish, or say how to continue."""
-        places = {p.id: self.folder / "points" / p.id for p in self.mine}
-        undone = [p for p in self.mine if p.id in self.failures or not manifest.is_done(places[p.id])]
-        result = Result(results.collect(self.folder, self.points), self.points, {}, self.folder)
-        code = NUMERICAL if self.codes - {BAD_INPUT} else max(self.codes, default=0)
+        failed, places = self.sweep.failures, {p.id: self.folder / "points" / p.id for p in self.sweep.mine}
+        undone = [p for p in self.sweep.mine if p.id in failed or not manifest.is_done(places[p.id])]
+        result = Result(results.collect(self.folder, self.source.points), self.source.points, {}, self.folder)
+        code = NUMERICAL if self.sweep.codes - {BAD_INPUT} else max(self.sweep.codes, default=0)
         waiting = self.source.waiting
         if stop and (undone or waiting):
             self.stopped(signal.Signals(stop.number or 0).name, len(undone) + waiting)
             return Ended(result, self.folder, stop.exit_code)
         if self.shard is not None:
-            self.beat(state="failed" if self.failures else "done")
-            for identity, reason in self.failures.items():
+            self.beat(state="failed" if self.sweep.failures else "done")
+            for identity, reason in self.sweep.failures.items():
                 self.notice(f"point {identity} failed: {reason}")
             merge = merging(self.command, self.folder)
             self.notice(f"this shard is finished; when all {self.shard.parts} are, merge them with: {merge}")
             return Ended(result, self.folder, code)
         from evidentia.studies.harness.engine.finish import finish
 
-        failures = {p.id: self.failures.get(p.id, "not computed") for p in undone}
+        failures = {p.id: self.sweep.failures.get(p.id, "not computed") for p in undone}
         self.beat(state="running")
         repeat = repeating(self.command)
         verdict, claims = finish(self.folder, self.study, result, failures, self.status, repeat, self.notice)
@@ -326,7 +265,7 @@ class FolderRun:
         """Record that the run was stopped, and say how to continue."""
         self.beat(state="stopped")
         self.log.write("stopped", cause=cause)
-        total = len(self.mine) + self.source.waiting
+        total = self.sweep.total
         self.notice(
             f"stopped by {cause}; {undone} of {total} points are unfinished. Continue with: "
             f"{continuing(self.command, self.folder)}"

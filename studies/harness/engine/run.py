@@ -119,7 +119,7 @@ def run_study(
         return RunResult(*run.go(workers, retries))
     except KeyboardInterrupt:
         run.interrupted()
-        return RunResult(Result(results.table_of((), {}), run.points, folder=folder), folder, INTERRUPTED)
+        return RunResult(Result(results.table_of((), {}), source.points, folder=folder), folder, INTERRUPTED)
     finally:
         run.close()
 

@@ -198,14 +198,14 @@ def search_sentence(table: pd.DataFrame, spec: SearchSpec) -> str:
     """
     if spec.metric not in table:
         return ""
-    scores = table[spec.metric].dropna()
-    if not len(scores):
+    rows = table.dropna(subset=spec.metric)
+    if not len(rows):
         return ""
-    best = table.loc[(spec.sign * scores.astype(float)).idxmax()]
+    best = rows.iloc[int((spec.sign * rows[spec.metric].astype(float)).argmax())]
     columns = [column for column in columns_of(list(spec.space)).values() if column in table]
     name = ", ".join(f"{label(column)} = {show_number(column, best[column])}" for column in columns)
     most = "highest" if spec.sign > 0 else "lowest"
-    number = table.loc[scores.index, "point"].nunique()
+    number = rows["point"].nunique()
     value = show_number(spec.metric, best[spec.metric])
     among = f"best of {number:,} settings tried" if number > 1 else "only setting tried"
     return f"The {among} is {name}, with the {most} {label(spec.metric)}: {value}."

@@ -28,7 +28,7 @@ class Asked:
         StudyError: Optuna is not installed (exit 2).
     """
 
-    packages = ("optuna",)
+    packages: tuple[str, ...] = ("optuna",)
 
     def __init__(self, study: Study, spec: SearchSpec) -> None:
         self.study, self.spec = study, spec
