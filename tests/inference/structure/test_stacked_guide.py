@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from evidentia.inference.structure.stacked.evidence import bounds
 from evidentia.inference.structure.stacked.guide import GUIDES, FullCovariance, MeanField, deal
-from evidentia.inference.structure.stacked.pareto import tail_shape
+from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.structure.stacked.training import clip
 
 
