@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from evidentia.models.distributions.gauss_legendre import unit_nodes
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -133,3 +135,31 @@ def quantile_partials(x: Tensor, u: Tensor, low: Tensor, high: Tensor) -> tuple[
 
     du = (log_mass(low, high) + 0.5 * x.square() + HALF_LOG_2PI).exp()
     return du, (1 - u) * ratio(low), u * ratio(high)
+
+
+def tail_moments(distance: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of ``t = ξ - distance`` for ξ standard normal in ``[distance, distance + width]``.
+
+    By 64 nodes on the density ``exp(-distance t - t²/2)``, cut where it has fallen to e^-40. Closed forms
+    in terms of hazards lose ``eps · distance⁴`` here.
+
+    Args:
+        distance: positive and not small (from about 1), any shape.
+        width: positive, may be infinite.
+
+    Example:
+        >>> import torch
+        >>> mean, variance = tail_moments(torch.tensor(1e3).double(), torch.tensor(torch.inf).double())
+        >>> round(float(mean) * 1e3, 6), round(float(variance) * 1e6, 6)  # nearly exponential
+        (0.999998, 0.999994)
+
+    References:
+        none; bookkeeping.
+    """
+    points, weights = unit_nodes(64, distance)
+    reach = 80 / (distance + (distance.square() + 80).sqrt())
+    t = torch.minimum(width, reach)[..., None] * points
+    density = (-distance[..., None] * t - 0.5 * t.square()).exp() * weights
+    density = density / density.sum(-1, keepdim=True)
+    mean = (density * t).sum(-1)
+    return mean, (density * (t - mean[..., None]).square()).sum(-1)

@@ -1,16 +1,15 @@
 """The von Mises law on the circle with pathwise gradients."""
 
-import functools
 import math
 from typing import Any, final
 
-import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from evidentia.models.distributions.gauss_legendre import unit_nodes
 from evidentia.models.distributions.implicit import closed_form_sample
 
 PROPOSALS = 32  # each is accepted with probability >= 0.65, so all fail with probability below 1e-14
@@ -123,15 +122,9 @@ def _one_minus_ratio(kappa: Tensor) -> Tensor:
     return (zero - torch.special.i1e(kappa)) / zero
 
 
-@functools.cache
-def _nodes() -> tuple[np.ndarray, np.ndarray]:
-    points, weights = np.polynomial.legendre.leggauss(NODES)
-    return (points + 1) / 2, weights / 2
-
-
 def _tail_integral(x: Tensor, kappa: Tensor, deficit: Tensor | None = None) -> Tensor:
     """``∫_x^π h(t) exp(κ (cos t - cos x)) dt``; h = 1, or ``cos t - A`` written ``(1 - A) - 2 sin²(t/2)``."""
-    points, weights = (torch.as_tensor(a, dtype=x.dtype, device=x.device) for a in _nodes())
+    points, weights = unit_nodes(NODES, x)
     # stop where the exponential has fallen to e^-40: cos t = max(-1, cos x - 40/κ)
     reach = (x / 2).sin().square() + 20 / kappa
     whole = reach >= 1
