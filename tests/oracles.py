@@ -96,3 +96,22 @@ def wide_diabetes():
 
 # -- digits, black and white: nats of independent Bernoulli pixels on the 300 test images --
 DIGITS_INDEPENDENT_NATS = 25.30
+
+# -- particle objectives: exact expectations on two toys (tests/particle_toys.py) --
+# Gaussian toy, by (objective, K, option): value, then gradient in theta, m, s. Gauss–Hermite quadrature.
+PARTICLE_GAUSSIAN = {
+    ("elbo", 1, None): (-2.3081619, (-0.3000000, 2.5222222, -1.5323202)),
+    ("iwae", 2, None): (-1.584727, (0.055472, 1.179330, -0.219830)),
+    ("iwae", 3, None): (-1.397122, (0.183482, 0.695735, -0.011773)),
+    ("renyi", 2, 0.5): (-1.803530, (-0.025784, 1.486297, -0.409499)),
+    ("renyi", 2, -1.0): (-1.40362, (0.1031, 0.9995, -0.1637)),
+}
+PARTICLE_GAUSSIAN_EVIDENCE = -1.1645926
+# Discrete toy: value, then gradient in the likelihood vector t and in the guide's logits. Enumeration.
+PARTICLE_DISCRETE = {
+    ("elbo", 1, None): (-1.2328801, (0.4717762, 0.2119827, 0.3162411, -0.1350931, 0.2572728, -0.1221797)),
+    ("iwae", 2, None): (-1.1418669, (0.4157095, 0.3200184, 0.2642721, -0.1128718, 0.2012911, -0.0884193)),
+    ("iwae", 3, None): (-1.0975651, (0.3805386, 0.3818042, 0.2376572, -0.0906458, 0.1586128, -0.0679670)),
+    ("renyi", 3, 0.5): (-1.1645188, (0.4244284, 0.3008137, 0.2747579, -0.1122883, 0.2057739, -0.0934856)),
+}
+PARTICLE_DISCRETE_EVIDENCE = -0.9839283
