@@ -17,6 +17,7 @@ from evidentia.models.linear.priors import GPrior as GPrior
 from evidentia.models.linear.priors import NormalInverseGamma as NormalInverseGamma
 from evidentia.models.linear.priors import NormalPrior as NormalPrior
 from evidentia.models.linear.program import flat, sample_noise, weight_law
+from evidentia.models.response import check_response_shape
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM
 from evidentia.models.structure.prior import StructurePrior
@@ -108,10 +109,8 @@ class SubsetRegression(PyroModule):
                 f"SubsetRegression: expected x (n, {len(self.names)}) with columns {list(self.names)}, "
                 f"got {tuple(x.shape)}"
             )
-        if y is not None and y.shape != x.shape[:1]:
-            raise ValueError(
-                f"SubsetRegression: expected y ({x.shape[0]},), got {tuple(y.shape)}; use y.flatten()"
-            )
+        if y is not None:
+            check_response_shape("SubsetRegression", x, y, x.shape[:1])
 
     def extra_repr(self) -> str:
         """Names and priors."""

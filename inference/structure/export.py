@@ -18,6 +18,7 @@ from evidentia.inference.structure.stacked.result import NetworkEvidence
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Gaussian
 from evidentia.models.pair import Pair
+from evidentia.models.response import check_tensors
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.model import FamilyModel
@@ -60,21 +61,29 @@ class Exported:
             options: of :func:`evidentia.inference.fit.fit`: ``num_steps``, ``learning_rate``, ``seed``, …
 
         Returns:
-            The fit; ``fit.pair`` is the trained copy.
-        """
-        return fit(Pair(copy.deepcopy(self.pair.model), copy.deepcopy(self.pair.guide)), x, y, **options)
+            The fit; ``fit.pair`` is the trained copy, its parameters in the dtype of x.
 
-    def to_module(self, fitted: Fit | None = None) -> ExportedModule:
+        Raises:
+            ValueError: x or y is no tensor, or has the wrong shape.
+        """
+        check_tensors("retrain", x=x, y=y)
+        model: Any = copy.deepcopy(self.pair.model)
+        guide: Any = copy.deepcopy(self.pair.guide)
+        model.check(x, y)
+        return fit(Pair(model, guide.to(x.dtype)), x, y, **options)
+
+    def to_module(self, fitted: Fit | None = None, dtype: torch.dtype | None = None) -> ExportedModule:
         """The function of the structure at the posterior mean of the weights, as a torch module.
 
         Args:
             fitted: take the means from this result of :meth:`retrain`; from the exported guide when None.
+            dtype: of the parameters; that of the guide (of the data it was trained on) when None.
         """
         guide: Any = self.pair.guide if fitted is None else fitted.pair[1]
         if fitted is None:
-            return ExportedModule(self.program, guide.means())
+            return ExportedModule(self.program, guide.means()).to(dtype)
         with fitted.scope():
-            return ExportedModule(self.program, guide.means())
+            return ExportedModule(self.program, guide.means()).to(dtype)
 
     def __repr__(self) -> str:
         return f"Exported({self.structure.label!r}, {self.num_parameters} parameters)\n{self.program!r}"
@@ -89,7 +98,7 @@ def export(
     """One structure of a family as a plain model/guide pair without dead operations.
 
     The log-joint of the exported model equals that of ``family.model(structure=…)`` at the same weights and
-    prior variances (a hyperprior on the variances is left out, and they stay as they are):
+    prior variances, the hyperprior of the variances that are left included:
     closed operations, operations that cannot reach the output and nodes that nobody reads are gone.
     Prior variances are the guide's, where it has them; a learned noise starts at the guide's value.
 
@@ -126,7 +135,8 @@ def export(
     variances = {n: torch.full(s, model.weight_prior.scale**2) for n, s in program.weight_shapes.items()}
     loc = {name: torch.zeros_like(value) for name, value in variances.items()}
     scale = {name: 0.1 * value.sqrt() for name, value in variances.items()}
-    likelihood, noise = model.likelihood, (0.0, 0.1)
+    likelihood, noise, prior = model.likelihood, (0.0, 0.1), model.weight_prior
+    spread = prior.log_variance_moments() if prior.hyper == "sample" else None
     if isinstance(guide, NetworkEvidence):
         row = _row(guide, chosen)
         found: Moments = guide.weights(row)
@@ -143,8 +153,8 @@ def export(
     kept = KeptWeights(program.weight_shapes, _pruned(loc, scale, prune, guide is not None))
     latent_noise = hasattr(getattr(likelihood, "scale", None), "log_prob")
     pair = Pair(
-        ExportedModel(program, likelihood, variances, kept),
-        ExportedGuide(kept, loc, scale, noise if latent_noise else None),
+        ExportedModel(program, likelihood, variances, prior, kept),
+        ExportedGuide(kept, loc, scale, noise if latent_noise else None, spread),
     )
     return Exported(pair, chosen, program, kept.count)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from evidentia.models.linear.chosen import ChosenRegression, ExactGuide
 from evidentia.models.pair import Pair
 from evidentia.models.regression import SubsetRegression
+from evidentia.models.response import check_tensors
 from evidentia.models.structure.structure import Structure
 
 
@@ -46,12 +47,20 @@ class ExportedRegression:
         Args:
             x: (n, K), all columns of the family.
             y: (n,).
+
+        Raises:
+            ValueError: x or y is no tensor, or has the wrong shape.
         """
+        check_tensors("retrain", x=x, y=y)
         model: Any = self.pair.model
         return ExportedRegression(Pair(model, ExactGuide(model, x, y)), self.structure)
 
-    def to_module(self) -> torch.nn.Linear:
-        """The regression function at the posterior mean, from all K columns, as a torch layer (float64)."""
+    def to_module(self, dtype: torch.dtype = torch.float64) -> torch.nn.Linear:
+        """The regression function at the posterior mean, from all K columns, as a torch layer.
+
+        Args:
+            dtype: of the layer, that of the inputs it will be given; the posterior itself is float64.
+        """
         model: Any = self.pair.model
         guide: Any = self.pair.guide
         layer = torch.nn.Linear(len(model.names), 1, dtype=torch.float64)
@@ -59,7 +68,7 @@ class ExportedRegression:
             layer.weight.zero_()
             layer.weight[0, list(model.columns)] = guide.loc
             layer.bias.fill_(float(guide.mean_intercept(guide.loc)) if guide.intercept else 0.0)
-        return layer
+        return layer.to(dtype)
 
     def __repr__(self) -> str:
         return f"ExportedRegression({self.structure.label!r}, {self.num_parameters} parameters)"

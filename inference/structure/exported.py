@@ -7,11 +7,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroParam
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
 from evidentia.inference.structure.program import Program
 from evidentia.models.likelihood import Likelihood
+from evidentia.models.response import check_response_shape
+from evidentia.models.structure.arguments import check_inputs
+from evidentia.models.structure.errors import FamilyError
+from evidentia.models.structure.weights import ARD
 
 
 @final
@@ -65,20 +70,23 @@ class KeptWeights:
 class ExportedModel(PyroModule):
     """``u ~ N(0, a)``, ``y ~ likelihood(f(x; u))`` for one structure; nothing of the family is left.
 
-    ====================  =================================  ==========================
-    site                  shape                              support
-    ====================  =================================  ==========================
+    =====================  =================================  =============================================
+    site                   shape                              support
+    =====================  =================================  =============================================
     ``w/x->f/one/weight``  shape of the weight, or (kept,)    real
-    ``noise``             ``()``                             positive, only if it has a prior
-    ``obs``               ``(n,)`` or ``(n, width)``         the response, in the plate ``data``
-    ====================  =================================  ==========================
+    ``variance/…``         the same                           positive; sampled, or a param, or absent
+    ``noise``              ``()``                             positive, only if it has a prior
+    ``log_hyperprior``     ``()``                             factor, only when variances are params
+    ``obs``                ``(n,)`` or ``(n, width)``         the response, in the plate ``data``
+    =====================  =================================  =============================================
 
-    Outer plates take dims ≤ -2.
+    Outer plates take dims ≤ -2. Weights are computed with in the dtype of x.
 
     Args:
         program: the compiled structure.
         likelihood: law of the response.
-        variances: prior variance of each weight.
+        variances: prior variance of each weight; with a hyperprior, where learning them starts.
+        weight_prior: the family's, for its hyperprior.
         kept: which entries are left.
 
     References:
@@ -86,25 +94,49 @@ class ExportedModel(PyroModule):
     """
 
     def __init__(
-        self, program: Program, likelihood: Likelihood, variances: Mapping[str, Tensor], kept: KeptWeights
+        self,
+        program: Program,
+        likelihood: Likelihood,
+        variances: Mapping[str, Tensor],
+        weight_prior: ARD,
+        kept: KeptWeights,
     ) -> None:
         super().__init__()
+        self.weight_prior = weight_prior
         self.program = program
         self.likelihood = likelihood
         self.variances = {name: kept.take(name, value).clone() for name, value in variances.items()}
         self.kept = kept
 
+    def check(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Raise FamilyError unless x is ``(n, num_inputs)`` and y has the shape of the response."""
+        check_inputs("exported model", x, self.program.num_inputs)
+        if y is not None:
+            expected = self.likelihood.response_shape(x.shape[0], self.program.width)
+            check_response_shape("exported model", x, y, expected, FamilyError)
+
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Run the program on inputs ``(n, d)``; the response is drawn when ``y`` is None."""
-        weights = {}
+        """Run the program on inputs ``(n, d)``; the response is drawn when ``y`` is None.
+
+        Raises:
+            FamilyError: x or y of the wrong shape.
+        """
+        self.check(x, y)
+        weights, prior = {}, self.weight_prior
+        hyperprior = x.new_zeros(())
+        params = prior.learned and prior.hyper == "param"
         for name in self.kept.shapes:
             shape = self.kept.size(name)
             value = x.new_zeros(shape)
             if shape.numel() > 0:
-                scale = self.variances[name].to(x).sqrt()
-                value = pyro.sample(f"w/{name}", dist.Normal(x.new_zeros(shape), scale).to_event(len(shape)))
-                value = _without_data_dim(value, len(shape))
+                variance = prior.variance(name, shape, x, self.variances[name])
+                if params:
+                    hyperprior = hyperprior + prior.log_hyperprior(variance)
+                law = dist.Normal(x.new_zeros(shape), variance.sqrt()).to_event(len(shape))
+                value = _without_data_dim(pyro.sample(f"w/{name}", law), len(shape)).to(x)
             weights[name] = self.kept.fill(name, value)
+        if params and am_i_wrapped():  # as in the family's model
+            pyro.factor("log_hyperprior", hyperprior)
         noise = self.likelihood.noise(x)
         if noise is not None:
             noise = _without_data_dim(noise, 0)
@@ -115,13 +147,16 @@ class ExportedModel(PyroModule):
 
 @final
 class ExportedGuide(PyroModule):
-    """Independent Gaussians over the weights (a log-normal over a noise with a prior), all parameters free.
+    """Independent Gaussians over the weights, log-normals over a noise and over variances that are sampled.
+
+    All parameters are free.
 
     Args:
         kept: which entries are left.
         loc: initial means by weight name, without batch dimensions, full shape.
         scale: initial standard deviations, likewise.
         noise: initial location and scale of the log noise where the noise has a prior, else None.
+        variance: initial location and scale of the log variances where they are sampled, else None.
 
     References:
         Graves, 2011. Practical variational inference for neural networks.
@@ -133,8 +168,10 @@ class ExportedGuide(PyroModule):
         loc: Mapping[str, Tensor],
         scale: Mapping[str, Tensor],
         noise: tuple[float, float] | None,
+        variance: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
+        self.has_variance = variance is not None and kept.count > 0
         self.kept = kept
         self.has_noise = noise is not None
         extra = ([noise[0]], [noise[1]]) if noise is not None else ([], [])
@@ -147,6 +184,9 @@ class ExportedGuide(PyroModule):
         self.scale = PyroParam(
             torch.cat([*scales, like.new_tensor(extra[1])]).detach().clone(), constraints.positive
         )
+        if variance is not None and self.has_variance:
+            self.variance_loc = PyroParam(like.new_full((kept.count,), variance[0]))
+            self.variance_scale = PyroParam(like.new_full((kept.count,), variance[1]), constraints.positive)
 
     def means(self) -> dict[str, Tensor]:
         """Mean of each weight, full shape, pruned entries at 0."""
@@ -174,6 +214,11 @@ class ExportedGuide(PyroModule):
             start = part.stop
             law = dist.Normal(loc[part].reshape(shape), scale[part].reshape(shape)).to_event(len(shape))
             found[f"w/{name}"] = pyro.sample(f"w/{name}", law)
+            if self.has_variance:
+                centre: Any = self.variance_loc
+                width: Any = self.variance_scale
+                spread: Any = dist.LogNormal(centre[part].reshape(shape), width[part].reshape(shape))
+                found[f"variance/{name}"] = pyro.sample(f"variance/{name}", spread.to_event(len(shape)))
         if self.has_noise:
             found["noise"] = pyro.sample("noise", dist.LogNormal(loc[-1], scale[-1]))
         return found
@@ -182,6 +227,8 @@ class ExportedGuide(PyroModule):
 @final
 class ExportedModule(nn.Module):
     """The function of an exported structure at one value of its weights, ``x (n, d) -> (n, width)``.
+
+    It computes in the dtype of x, whatever that of its parameters.
 
     Args:
         program: the compiled structure.
@@ -198,7 +245,8 @@ class ExportedModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The value of the output node."""
-        return self.program(x, {name: self.weights[key] for name, key in self.names.items()})
+        check_inputs("exported module", x, self.program.num_inputs)
+        return self.program(x, {name: self.weights[key].to(x) for name, key in self.names.items()})
 
     def extra_repr(self) -> str:
         """The program, line by line."""

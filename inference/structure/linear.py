@@ -13,6 +13,7 @@ from evidentia.models.likelihood import Gaussian
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.linear.priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
+from evidentia.models.response import check_response_shape
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.model import FamilyModel
 
@@ -58,10 +59,7 @@ def linear_problem(model: Any, x: Any, y: Any) -> ConjugateRegression:
     """
     family = family_of(model)
     x, y = check_data(x, y, family.inputs)
-    if y.dim() == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.dim() != 1:
-        raise ValueError(f"y: exact evidence needs one response per row, got shape {tuple(y.shape)}")
+    check_response_shape("exact evidence", x, y, x.shape[:1])
     if isinstance(model, SubsetRegression):
         if isinstance(model.prior, GPrior):
             check_design(x, family.inputs, intercept=model.prior.intercept)

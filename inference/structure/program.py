@@ -6,6 +6,7 @@ from typing import final
 
 from torch import Size, Tensor
 
+from evidentia.models.structure.arguments import check_inputs
 from evidentia.models.structure.base_op import Op
 from evidentia.models.structure.evaluate import combine, live_ops
 from evidentia.models.structure.family import Family
@@ -56,6 +57,8 @@ class Program:
     lines: tuple[Line, ...]
     output: str
     weight_shapes: Mapping[str, Size]
+    num_inputs: int
+    width: int
 
     def __call__(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """The value of the output node.
@@ -66,7 +69,11 @@ class Program:
 
         Returns:
             ``(*b, n, width)``.
+
+        Raises:
+            FamilyError: x has another number of columns.
         """
+        check_inputs("exported structure", x, self.num_inputs)
         values = {INPUT: x}
         for line in self.lines:
             parts = []
@@ -140,7 +147,8 @@ def compile_structure(family: Family, structure: Structure) -> Program:
         if line.is_zero:
             zero.add(node)
         lines.append(line)
-    return Program(_read(lines, plan.output), plan.output, shapes)
+    width = plan.widths[plan.output]
+    return Program(_read(lines, plan.output), plan.output, shapes, len(family.inputs), width)
 
 
 def _read(lines: list[Line], output: str) -> tuple[Line, ...]:

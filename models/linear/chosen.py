@@ -14,6 +14,7 @@ from torch.distributions import ExpTransform
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.linear.prior import ConjugatePrior
 from evidentia.models.linear.program import flat, sample_noise, weight_law
+from evidentia.models.response import check_response_shape
 
 
 @final
@@ -66,11 +67,13 @@ class ChosenRegression(PyroModule):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Run the generative program on x (n, K); y (n,) is drawn when None."""
         chosen, prior = self.select(x), self.prior.resolve(len(x))
+        if y is not None:
+            check_response_shape("regression", x, y, x.shape[:1])
         noise = sample_noise(prior, x)
         value = x.new_zeros(len(x))
         if self.columns:
             weights = pyro.sample("w", weight_law(prior, chosen, chosen.new_ones(chosen.shape[1]), noise))
-            value = weights @ chosen.mT
+            value = weights.to(x) @ chosen.mT
             if value.dim() > 1:  # (*batch, 1, n): the place of the data plate holds the rows
                 value = value.squeeze(-2)
         if prior.intercept:
@@ -80,6 +83,7 @@ class ChosenRegression(PyroModule):
 
     def conjugate(self, x: Tensor, y: Tensor) -> ConjugateRegression:
         """The model with weights and noise integrated out, bound to data."""
+        check_response_shape("regression", x, y, x.shape[:1])
         return ConjugateRegression(self.prior, self.select(x), y)
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from evidentia.models.linear.blocks import Statistics, all_blocks, blocks, cholesky, chunks, statistics
 from evidentia.models.linear.digits import check_digits, check_response, fault_of
 from evidentia.models.linear.prior import ConjugatePrior
+from evidentia.models.response import check_response_shape
 
 
 class Weights(NamedTuple):
@@ -66,11 +67,12 @@ class ConjugateRegression:
     gates: int | None = None
 
     def __post_init__(self) -> None:
-        if self.design.dim() != 2 or self.y.shape != self.design.shape[:1]:
+        if self.design.dim() != 2:
             raise ValueError(
-                f"ConjugateRegression: expected design (n, P) and y (n,), got {tuple(self.design.shape)} and "
-                f"{tuple(self.y.shape)}"
+                f"ConjugateRegression: expected design (n, P), got {tuple(self.design.shape)}. "
+                "Fix: one row per observation, one column per predictor"
             )
+        check_response_shape("ConjugateRegression", self.design, self.y, self.design.shape[:1])
         set_ = object.__setattr__
         set_(self, "design", self.design.double())
         set_(self, "y", self.y.double())

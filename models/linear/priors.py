@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -120,12 +121,12 @@ class NormalPrior(ConjugatePrior):
         tensor([4.], dtype=torch.float64)
     """
 
-    scale: float | tuple[float, ...] = 1.0
+    scale: float | Sequence[float] | Tensor = 1.0
     noise_scale: float = 1.0
     intercept: bool = False
 
     def __post_init__(self) -> None:
-        _positive("NormalPrior", "scale", self.scale)
+        object.__setattr__(self, "scale", _scale("NormalPrior", self.scale))
         _positive("NormalPrior", "noise_scale", self.noise_scale)
 
     @property
@@ -175,13 +176,14 @@ class NormalInverseGamma(ConjugatePrior):
         True
     """
 
-    scale: float | tuple[float, ...] = 1.0
+    scale: float | Sequence[float] | Tensor = 1.0
     shape: float = 1.0
     rate: float = 1.0
     intercept: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("scale", "shape", "rate"):
+        object.__setattr__(self, "scale", _scale("NormalInverseGamma", self.scale))
+        for name in ("shape", "rate"):
             _positive("NormalInverseGamma", name, getattr(self, name))
 
     @property
@@ -212,13 +214,30 @@ class NormalInverseGamma(ConjugatePrior):
         return 0.5 * block.log_det
 
 
-def _positive(owner: str, name: str, value: float | tuple[float, ...]) -> None:
-    values = value if isinstance(value, tuple) else (value,)
-    if not all(math.isfinite(v) and v > 0 for v in values):
-        raise ValueError(f"{owner}: {name} must be positive and finite, got {value}; e.g. {name}=1.0")
+def _positive(owner: str, name: str, value: Any) -> None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{owner}: {name} must be positive and finite, got {value!r}; e.g. {name}=1.0")
 
 
-def _columns(scale: float | tuple[float, ...], columns: int) -> Tensor:
+def _scale(owner: str, value: Any) -> float | tuple[float, ...]:
+    """One number, or one per column from any sequence of numbers, as a tuple."""
+    try:
+        read = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        read = torch.zeros(())
+    if read.dim() > 1 or not bool((read.isfinite() & (read > 0)).all()):
+        raise ValueError(
+            f"{owner}: scale must be positive and finite, one number or one per column, got {value!r}; "
+            "e.g. scale=1.0 or scale=[1.0, 2.0]"
+        )
+    return tuple(read.tolist()) if read.dim() else float(read)
+
+
+def _columns(scale: float | Sequence[float] | Tensor, columns: int) -> Tensor:
     if isinstance(scale, tuple) and len(scale) != columns:
         raise ValueError(
             f"scale has {len(scale)} entries for {columns} columns; give one number or one per column"

@@ -12,6 +12,7 @@ from torch import Size, Tensor
 
 from evidentia.models.hyper import Hyper
 from evidentia.models.likelihood import Likelihood
+from evidentia.models.response import check_response_shape
 from evidentia.models.structure.arguments import check_gates, check_inputs, check_weights
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.evaluate import evaluate, live_ops
@@ -237,11 +238,7 @@ class FamilyModel(PyroModule):
         check_inputs("model", x, len(self.family.inputs))
         if y is not None:
             expected = self.likelihood.response_shape(x.shape[0], self._plan.widths[self._plan.output])
-            if y.shape != expected:
-                raise FamilyError(
-                    f"model: argument 'y' has shape {tuple(y.shape)}, expected {tuple(expected)} for x of "
-                    f"shape {tuple(x.shape)}. One response per row; flatten a column with y[:, 0]."
-                )
+            check_response_shape("model", x, y, expected, FamilyError)
 
     def __repr__(self) -> str:
         fixed = "" if self.structure is None else f", structure={self.structure.label!r}"

@@ -5,6 +5,7 @@ from typing import Literal, final
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -90,9 +91,12 @@ class ARD:
         """Whether there is a hyperprior."""
         return self.shape is not None
 
-    def variance(self, name: str, shape: Size, like: Tensor) -> Tensor:
-        """The variance of the weight ``name`` inside a Pyro model: a constant, a param or a sample site."""
-        initial = like.new_full(shape, self.scale**2)
+    def variance(self, name: str, shape: Size, like: Tensor, initial: Tensor | None = None) -> Tensor:
+        """The variance of the weight ``name`` inside a Pyro model: a constant, a param or a sample site.
+
+        The constant, or the first value of the param, is ``initial``, or ``scale²`` when None.
+        """
+        initial = like.new_full(shape, self.scale**2) if initial is None else initial.to(like)
         if self.shape is None or self.rate is None:
             return initial
         site = f"variance/{name}"
@@ -100,6 +104,20 @@ class ARD:
             return pyro.param(site, initial, constraint=constraints.positive)
         law = dist.InverseGamma(like.new_tensor(self.shape), like.new_tensor(self.rate))
         return pyro.sample(site, law.expand(shape).to_event(len(shape)))
+
+    def log_variance_moments(self) -> tuple[float, float]:
+        """Mean ``log λ2 − ψ(λ1)`` and standard deviation ``√ψ'(λ1)`` of ``log a`` under the hyperprior.
+
+        Raises:
+            FamilyError: there is no proper hyperprior.
+        """
+        if not self.shape or not self.rate:
+            raise FamilyError(
+                "ARD: log_variance_moments needs a proper hyperprior, e.g. ARD(shape=2.0, rate=1.0)."
+            )
+        shape = torch.tensor(self.shape, dtype=torch.float64)
+        spread = float(torch.polygamma(1, shape).sqrt())
+        return math.log(self.rate) - float(torch.digamma(shape)), spread
 
     def couple(self, weight: Tensor, gate: Tensor, shape: Size) -> Tensor:
         """``w = γ u`` for u ``(*b, *shape)`` and γ ``(*b)``; u itself when not coupled."""

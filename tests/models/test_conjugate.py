@@ -335,7 +335,15 @@ def test_a_student_t_with_one_row_left_is_refused():
         (lambda: NormalInverseGamma(rate=float("nan")), "rate must be positive"),
         (lambda: GPrior().shrinkage, r"call .resolve\(rows\) first"),
         (lambda: NormalPrior((1.0, 2.0)).column_scale(3), "2 entries for 3 columns"),
-        (lambda: ConjugateRegression(GPrior(), torch.ones(3, 1), torch.ones(2)), "expected design"),
+        (
+            lambda: ConjugateRegression(GPrior(), torch.ones(3, 1), torch.ones(2)),
+            r"has shape \(2,\), expected",
+        ),
+        (lambda: ConjugateRegression(GPrior(), torch.ones(3), torch.ones(3)), "expected design"),
+        (lambda: GPrior(g="a"), "GPrior: g must be positive and finite, got 'a'"),
+        (lambda: NormalPrior("a"), "NormalPrior: scale must be .* one per column, got 'a'; e.g. scale=1.0"),
+        (lambda: NormalPrior([1.0, -1.0]), "NormalPrior: scale must be .* one per column"),
+        (lambda: NormalInverseGamma(torch.ones(2, 2)), "NormalInverseGamma: scale must be .* one per column"),
         (lambda: _duplicated().log_evidence(torch.ones(1, 2)), "linearly dependent"),
         (lambda: _duplicated().log_evidence_all(), "linearly dependent"),
         (lambda: _fine().log_evidence_conditional(torch.ones(1, 1), 4), "rows must be in 1..3, got 4"),
@@ -345,6 +353,15 @@ def test_a_student_t_with_one_row_left_is_refused():
 def test_errors_name_the_argument_and_the_fix(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("build", [list, torch.tensor, tuple])
+@pytest.mark.parametrize("law", [NormalPrior, NormalInverseGamma])
+def test_a_scale_per_column_comes_in_any_sequence(law, build):
+    prior = law(build([1.0, 2.0]))
+    assert prior.scale == (1.0, 2.0)
+    assert prior.column_scale(2).tolist() == [1.0, 2.0]
+    assert hash(prior) == hash(law((1.0, 2.0)))
 
 
 def _duplicated():

@@ -158,7 +158,7 @@ def test_an_improper_site_cannot_be_drawn_and_says_so(data):
     ("x", "y", "message"),
     [
         (torch.zeros(3, 3), None, r"expected x \(n, 2\) with columns \['a', 'b'\], got \(3, 3\)"),
-        (torch.zeros(3, 2), torch.zeros(3, 1), r"expected y \(3,\), got \(3, 1\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 1), r"'y' has shape \(3, 1\), expected \(3,\)"),
     ],
 )
 def test_wrong_shapes_are_named(x, y, message):

@@ -57,3 +57,26 @@ def test_a_constant_response_is_named(data) -> None:
         enumerate_structures(SubsetRegression("ab"), data[0], torch.full((20,), 0.1))
     posterior = enumerate_structures(SubsetRegression("ab", NormalPrior()), data[0], torch.ones(20))
     assert math.isfinite(posterior.table()["log_evidence"][0])
+
+
+def test_a_column_for_a_response_is_refused_everywhere_in_the_same_words(data) -> None:
+    x, y = data[0], data[1][:, None]
+    subset, family = SubsetRegression("ab", NormalPrior()), network()
+    posterior = enumerate_structures(subset, *data)
+    exported = posterior.export()
+    calls = [
+        lambda: subset(x, y),
+        lambda: subset.conjugate(x, y),
+        lambda: family(x, y),
+        lambda: exported.pair.model(x, y),
+        lambda: exported.retrain(x, y),
+        lambda: posterior.to_idata(x, y),
+        lambda: structure_gibbs(subset, x, y),
+        *(lambda m=m: enumerate_structures(m, x, y) for m in (subset, family)),
+        lambda: enumerate_structures(family, x, y, evidence="elbo", num_steps=1),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"'y' has shape \(20, 1\), expected \(20,\) .* Fix: flatten a column"
+        ):
+            call()

@@ -314,7 +314,7 @@ def test_data_are_checked_with_the_names_of_the_columns(small):
         enumerate_structures(SubsetRegression("abc"), collinear, y)
     proper = enumerate_structures(SubsetRegression("abc", NormalPrior()), collinear, y)
     assert bool(torch.isfinite(proper.log_evidence).all())
-    with pytest.raises(ValueError, match="one response per row"):
+    with pytest.raises(ValueError, match="One response per row"):
         linear_problem(SubsetRegression("abc"), x, torch.stack([y, y], 1))
 
 
