@@ -119,6 +119,12 @@ def run(
         int, typer.Option(min=0, max=100, help="for faults of the machinery, not of numbers")
     ] = 0,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="only part I of N, counted from 0")] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log", metavar="LOGGER", help="also write the training to tensorboard or mlflow; repeatable"
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="confirm a very large grid")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="validate, print points and cost, write nothing")
@@ -152,6 +158,7 @@ def run(
         yes=yes,
         dry_run=dry_run,
         reporter=reporter,
+        log=log or (),
     )
     if dry_run:
         _print_plan(module, declared, as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evidentia.studies.harness.engine.point import isolated
 from evidentia.studies.harness.engine.problem import build_problem, load_data
 from evidentia.studies.harness.errors import StorageError, StudyError
+from evidentia.studies.harness.loggers.choose import FILES as LOGS
 from evidentia.studies.harness.reporting.claims import ClaimResult, check_claims, claims_exit_code
 from evidentia.studies.harness.reporting.findings import search_sentence
 from evidentia.studies.harness.reporting.verdict import Check, Verdict
@@ -69,7 +70,7 @@ def finish(
     status.set(state="failed" if failures else "done", verdict=verdict.as_dict())
     write_report(folder, notice)
     if not failures:
-        manifest.write_manifest(folder, skip=("points",))
+        manifest.write_manifest(folder, skip=("points", *LOGS))
         manifest.write_done(folder)
     return verdict, claims_exit_code(claims)
 

@@ -58,11 +58,12 @@ class FolderRun:
         resume: bool,
         show: Reporter,
         command: list[str],
+        loggers: tuple[str, ...] = (),
     ) -> None:
         status, log = run_folder.names(shard)
         self.study, self.source, self.prepared, self.folder = study, source, prepared, folder
         self.shard, self.resume, self.restart = shard, resume, restart
-        self.show, self.command = show, command
+        self.show, self.command, self.loggers = show, command, loggers
         self.status = run_folder.Status(
             folder / status, {"study": study.name, "run": folder.name, "verdict": None}
         )
@@ -191,6 +192,7 @@ class FolderRun:
             token=self.token,
             # Only this run may write here, so who still holds a point is a worker that has yet to stop.
             wait_s=30.0 if self.shard is None else 0.0,
+            log=self.loggers,
         )
 
     def executor(self, stop: StopSignals, workers: int | str | None, retries: int) -> Executor:

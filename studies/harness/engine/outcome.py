@@ -83,6 +83,7 @@ class Context:
         checkpoint_every: steps between two checkpoints.
         should_stop: asked after every step; when true, save the state and raise :class:`Stopped`.
         report: receives a :class:`ProgressEvent`; cheap enough to call at each step.
+        callbacks: further callbacks of the training, where the handler trains with `fit`.
 
     Example::
 
@@ -100,6 +101,7 @@ class Context:
     checkpoint_every: int = 100
     should_stop: Callable[[], bool] = _never
     report: Callable[[ProgressEvent], None] = _silent
+    callbacks: tuple[Any, ...] = ()
 
     def resumed_state(self) -> State | None:
         """Return the state to continue from, or None for a fresh start."""

@@ -22,6 +22,7 @@ from evidentia.studies.harness.engine.executor import Status
 from evidentia.studies.harness.engine.outcome import Context, Outcome, Stopped
 from evidentia.studies.harness.engine.problem import build_problem, import_all, load_data
 from evidentia.studies.harness.errors import NUMERICAL, StorageError, StudyError
+from evidentia.studies.harness.loggers.choose import open_loggers
 from evidentia.studies.harness.storage import atomic, manifest, results, run_folder
 from evidentia.studies.harness.storage.checkpoint import CheckpointError, FolderCheckpoints
 from evidentia.studies.harness.storage.locks import LOCK, BusyError, hold
@@ -48,6 +49,7 @@ class Task(NamedTuple):
         owner: name of the run's owner file; a worker stops when its contents are no longer `token`.
         token: see `owner`.
         wait_s: seconds to wait for the point's lock.
+        log: names of the loggers that watch the training.
     """
 
     point: Point
@@ -61,6 +63,7 @@ class Task(NamedTuple):
     owner: str = ".owner"
     token: str = ""
     wait_s: float = 0.0
+    log: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -194,6 +197,7 @@ class _Attempt:
             promised=promised,
         )
         self.notice = notice
+        self.loggers = open_loggers(task.log, task.folder, task.point) if task.log else ()
 
     @property
     def seconds(self) -> float:
@@ -242,11 +246,15 @@ class _Attempt:
             checkpoint_every=task.checkpoint_every,
             should_stop=should_stop,
             report=self.report,
+            callbacks=self.loggers,
         )
         try:
             import_all(task.modules)
             with self.gathered_warnings():
                 outcome = compute(task.point, context, task.data_sha256)
+            if self.loggers and not any(logger.started for logger in self.loggers):
+                idle = f"inference {task.point.inference.key!r} takes no steps that --log could write"
+                self.notice(f"point {task.point.id}: {idle}")
             results.write_point(self.folder, task.point, outcome, self.seconds)
         except Stopped as stopped:
             self.status.set(state="stopped", step=stopped.step, seconds=self.seconds)
@@ -257,6 +265,8 @@ class _Attempt:
             raise
         except Exception as error:
             return self.fail(error)
+        finally:
+            self.close_loggers()
         with atomic.storage("remove", self.folder / ERROR):
             (self.folder / ERROR).unlink(missing_ok=True)
         # The status says done before DONE does: DONE alone counts, and nothing is written after it.
@@ -264,6 +274,14 @@ class _Attempt:
         manifest.write_manifest(self.folder)
         manifest.write_done(self.folder)
         return Status("done")
+
+    def close_loggers(self) -> None:
+        """Close what a failed training left open; a logger that fails here costs no result."""
+        for logger in self.loggers:
+            try:
+                logger.finish(complete=False)
+            except StudyError as error:
+                self.notice(f"point {self.task.point.id}: {error}")
 
     @contextlib.contextmanager
     def gathered_warnings(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from evidentia.studies.harness.engine.point import compute
 from evidentia.studies.harness.engine.prepare import prepare
 from evidentia.studies.harness.engine.source import PointSource, source_of
 from evidentia.studies.harness.errors import INTERRUPTED, StudyError
+from evidentia.studies.harness.loggers.choose import check_loggers
 from evidentia.studies.harness.storage import results, run_folder
 from evidentia.studies.harness.storage.locks import Shard
 from evidentia.studies.harness.terminal.progress import ProgressEvent, Reporter
@@ -67,6 +68,7 @@ def run_study(
     dry_run: bool = False,
     reporter: Reporter | None = None,
     command: Sequence[str] | None = None,
+    log: Sequence[str] = (),
 ) -> RunResult:
     """Run a study.
 
@@ -86,6 +88,7 @@ def run_study(
         reporter: shows progress and the verdict; None is silent.
         command: the command line, for the lines that repeat or continue the run; the process's own by
             default.
+        log: names of loggers that watch every training, "tensorboard" or "mlflow".
 
     Returns:
         Result, folder and exit code: 0, 1 a claim failed, 2 bad input, 3 a point failed, 130 or 143 after a
@@ -98,13 +101,14 @@ def run_study(
     """
     study.confirm(yes or dry_run)
     part = Shard.parse(shard) if isinstance(shard, str) else shard
+    loggers = check_loggers(log)
     source = source_of(study, parallel=workers is not None or part is not None)
     points = source.points
     prepared = prepare(study, study.points())
     show = _Silent() if reporter is None else reporter
     if out is None and runs_root is None and not dry_run:
-        if workers is not None or part is not None or resume or restart:
-            raise StudyError("workers, shard, resume and restart need a folder: give out=")
+        if workers is not None or part is not None or resume or restart or loggers:
+            raise StudyError("workers, shard, resume, restart and log need a folder: give out=")
         return RunResult(_in_memory(study, source, show), None, 0)
     folder = _folder(study, out, runs_root)
     if folder is not None:
@@ -114,7 +118,7 @@ def run_study(
     if part is not None and part.part >= len(points):
         return _empty_shard(study, points, part, folder, show)
     words = list(command) if command is not None else this_command(study.name, study.module)
-    run = FolderRun(study, source, prepared, folder, part, restart, resume, show, words)
+    run = FolderRun(study, source, prepared, folder, part, restart, resume, show, words, loggers)
     try:
         return RunResult(*run.go(workers, retries))
     except KeyboardInterrupt:

@@ -124,7 +124,7 @@ def _drawable(model: Callable[..., Any], flat: set[str]) -> Callable[..., Any]:
     from torch import zeros
     from torch.distributions import transform_to
 
-    class Place(Messenger):  # type: ignore[misc]
+    class Place(Messenger):
         def _pyro_sample(self, message: Any) -> None:
             law = message["fn"]
             while hasattr(law, "base_dist") and not isinstance(law, ImproperUniform):

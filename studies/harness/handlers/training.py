@@ -185,7 +185,7 @@ def train(
             max_seconds=getattr(context.budget, "max_seconds", None),
             batches=None if size is None else batches,
             evaluation_args=held_out,
-            callbacks=[_Watch(context)],
+            callbacks=[_Watch(context), *context.callbacks],
             checkpoint_every=context.checkpoint_every if context.checkpoint is not None else None,
             state=context.resumed_state(),
             **chosen,
