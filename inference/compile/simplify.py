@@ -1,0 +1,144 @@
+"""Make a recorded graph cheaper to replay without gradients, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+__all__ = ["simplify"]
+
+_aten = torch.ops.aten
+
+# Without gradients these hand on their argument.
+_IDENTITY = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default}
+
+# Calls of an operator object are slower than torch's own bindings of the same kernel.
+_BINDINGS: dict[Any, Callable[..., Any]] = {
+    _aten.add.Tensor: torch.add,
+    _aten.addmm.default: torch.addmm,
+    _aten.bmm.default: torch.bmm,
+    _aten.cat.default: torch.cat,
+    _aten.div.Tensor: torch.div,
+    _aten.exp.default: torch.exp,
+    _aten.expand.default: torch.Tensor.expand,
+    _aten.log.default: torch.log,
+    _aten.log1p.default: torch.log1p,
+    _aten.mm.default: torch.mm,
+    _aten.mul.Tensor: torch.mul,
+    _aten.neg.default: torch.neg,
+    _aten.permute.default: torch.permute,
+    _aten.pow.Tensor_Scalar: torch.pow,
+    _aten.reciprocal.default: torch.reciprocal,
+    _aten.sigmoid.default: torch.sigmoid,
+    _aten.sqrt.default: torch.sqrt,
+    _aten.sub.Tensor: torch.sub,
+    _aten.sum.default: torch.sum,
+    _aten.sum.dim_IntList: torch.sum,
+    _aten.t.default: torch.t,
+    _aten.tanh.default: torch.tanh,
+    _aten.transpose.int: torch.transpose,
+    _aten.unsqueeze.default: torch.unsqueeze,
+    _aten.view.default: torch.Tensor.view,
+    _aten.where.self: torch.where,
+    _aten.zeros_like.default: torch.zeros_like,
+    _aten.ones_like.default: torch.ones_like,
+}
+
+
+def simplify(graph: GraphModule, *, bindings: bool = True) -> GraphModule:
+    """Drop what a replay without gradients does not need; the results stay the same bit for bit.
+
+    Detached copies become their source, operations on literals alone are done once here, unused results go.
+    Random operations are kept even when unused, because they move the generator.
+
+    Args:
+        graph: what `capture` returned; it is changed.
+        bindings: call torch's own functions in place of operator objects.
+
+    Returns:
+        The same module, recompiled.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> from evidentia.inference.compile.capture import capture
+        >>> x = torch.ones(2)
+        >>> graph = capture(lambda: x.detach() * (torch.tensor(2.0) + 1.0), [x])
+        >>> len(graph.graph.nodes), len(simplify(graph).graph.nodes)
+        (7, 4)
+    """
+    nodes = graph.graph
+    for node in list(nodes.nodes):
+        if node.target in _IDENTITY:
+            node.replace_all_uses_with(node.args[0])
+            nodes.erase_node(node)
+    _fold(graph)
+    for node in reversed(list(nodes.nodes)):
+        unused = not node.users and node.op not in ("placeholder", "output")
+        if unused and (node.op == "get_attr" or _pure(node)):
+            nodes.erase_node(node)
+    if bindings:
+        for node in nodes.nodes:
+            if node.target in _BINDINGS:
+                node.target = _BINDINGS[node.target]
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def _pure(node: Node) -> bool:
+    """Whether a node only computes: no write, no draw."""
+    if node.op != "call_function":
+        return False
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True  # getitem on a tuple of results
+    return not node.target._schema.is_mutable and (torch.Tag.nondeterministic_seeded not in node.target.tags)
+
+
+def _fold(graph: GraphModule) -> None:
+    """Compute what depends on literals alone. Tensors kept by reference are not literals: they may change."""
+    written = _written(graph.graph.nodes)
+    values: dict[Node, Any] = {}
+    for node in list(graph.graph.nodes):
+        if not _pure(node) or node in written:
+            continue
+        if node.target is _aten.lift_fresh_copy.default:
+            source = node.args[0]
+            if isinstance(source, Node) and source.op == "get_attr":
+                values[node] = getattr(graph, str(source.target)).clone()
+        elif all(given in values for given in node.all_input_nodes):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda given: values[given])
+            values[node] = node.target(*args, **kwargs)
+    for position, (node, value) in enumerate(values.items()):
+        if isinstance(value, torch.Tensor) and any(user not in values for user in node.users):
+            name = f"_literal{position}"
+            graph.register_buffer(name, value)
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.get_attr(name))
+
+
+def _written(nodes: Iterable[Node]) -> set[Node]:
+    """Nodes that share memory with something an operation writes to; their ancestors count too."""
+    stack = []
+    for node in nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            arguments = node.target._schema.arguments
+            named = zip(arguments, node.args, strict=False)
+            picked = [given for argument, given in named if _writes(argument)]
+            picked += [node.kwargs[a.name] for a in arguments if _writes(a) and a.name in node.kwargs]
+            stack += [given for given in picked if isinstance(given, Node)] + [node]
+    found: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += node.all_input_nodes
+    return found
+
+
+def _writes(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
