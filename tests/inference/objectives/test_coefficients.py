@@ -254,6 +254,14 @@ def test_one_particle_may_come_without_a_particle_dimension():
     assert got.score_other.tolist() == [-0.5]
 
 
+@pytest.mark.parametrize(("gradient", "elbo"), [("total", "total"), ("dreg", "stl")])
+def test_renyi_of_order_one_is_the_elbo_with_its_baselines(gradient, elbo):
+    w = torch.randn(4, 3, dtype=torch.float64)
+    pairs = zip(coefficients(w, "renyi", gradient, alpha=1.0), coefficients(w, "elbo", elbo), strict=True)
+    for ours, expected in pairs:
+        torch.testing.assert_close(ours, expected)
+
+
 def test_tail_adaptive_weights_are_ranks_and_not_positions():
     w = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
     for gradient in ("total", "stl"):
