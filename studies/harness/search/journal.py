@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from evidentia.studies.harness.errors import StudyError, shorten
 from evidentia.studies.harness.search.optuna_access import quiet
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 JOURNAL = "search.log"
 NAME = "search"
 LIMIT = 64 * 2**20
+CREATE_STUDY = 0
 
 
 def check_lines(data: bytes, path: Path) -> int:
@@ -33,7 +34,7 @@ def check_lines(data: bytes, path: Path) -> int:
         path: where they come from, for the message.
 
     Raises:
-        StudyError: a whole line is no JSON object (exit 2).
+        StudyError: a whole line is no JSON object, or belongs to no search of ours (exit 2).
 
     Example:
         >>> check_lines(b'{"op_code": 0}\\n{"op_co', Path("search.log"))
@@ -45,13 +46,21 @@ def check_lines(data: bytes, path: Path) -> int:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or type(record.get("op_code")) is not int:
+        if not isinstance(record, dict) or not _belongs(record, number == 1):
             raise StudyError(
-                f"{path}, line {number}: given {shorten(line)}, expected a JSON object with an op_code. "
+                f"{path}, line {number}: given {shorten(line)}, expected a JSON object of this search. "
                 "Restore the journal of the search, or remove it: the trials are then asked for again, and "
                 "finished points are kept"
             )
     return whole
+
+
+def _belongs(record: dict[str, Any], first: bool) -> bool:
+    """Whether a line begins the one study of a journal, or speaks of it; Optuna skips any other silently."""
+    operation, study, trial = (record.get(name) for name in ("op_code", "study_id", "trial_id"))
+    if first or operation == CREATE_STUDY:
+        return first and type(operation) is int and operation == CREATE_STUDY
+    return type(operation) is int and ((type(study) is int and study == 0) or type(trial) is int)
 
 
 @final

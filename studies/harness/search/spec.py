@@ -1,9 +1,10 @@
 """What a search declares: the space, the metric, its direction and the number of trials, as data only."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, final
 
-from pydantic import AfterValidator, Discriminator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from evidentia.studies.harness.declare.config import Data, Frozen, FrozenDict
 from evidentia.studies.harness.declare.points import canon, full_path
@@ -106,10 +107,14 @@ class Choice(Frozen):
         return " | ".join(each if isinstance(each, str) else canon(each) for each in self.options)
 
 
+def _kind(axis: Any) -> Any:
+    return axis.get("kind") if isinstance(axis, Mapping) else getattr(axis, "kind", None)
+
+
 Axis = Annotated[
-    Float | Int | Choice,
+    Annotated[Float, Tag("float")] | Annotated[Int, Tag("int")] | Annotated[Choice, Tag("choice")],
     Discriminator(
-        "kind", custom_error_type="axis", custom_error_message="a mapping with kind: float, int or choice"
+        _kind, custom_error_type="axis", custom_error_message="a mapping with kind: float, int or choice"
     ),
 ]
 

@@ -25,7 +25,7 @@ class Config(StudyConfig):
     """The keys of the toy."""
 
     tags: ClassVar[tuple[str, ...]] = ("toy",)
-    search: SearchSpec = SearchSpec(metric="log_evidence", direction="maximise", num_trials=14, space=SPACE)
+    search: SearchSpec = SearchSpec(metric="log_evidence", direction="maximise", num_trials=6, space=SPACE)
 
 
 class BowlParams(Frozen):
