@@ -70,11 +70,7 @@ class IntervalTransform(Transform):
     def __init__(self, low: Tensor, high: Tensor, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         self.low, self.high = torch.broadcast_tensors(low, high)
-
-    @property
-    def codomain(self) -> BoundedInterval:
-        """The interval."""
-        return BoundedInterval(self.low, self.high)
+        self.codomain = BoundedInterval(self.low, self.high)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IntervalTransform) and all(

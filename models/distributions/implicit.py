@@ -173,7 +173,7 @@ def coordinate_law(law: Distribution, owner: str, argument: str) -> Distribution
             f"{where} must have independent coordinates, got {name} with event shape "
             f"{tuple(leaf.event_shape)}. Fix: pass a law of one coordinate and .to_event(1)."
         )
-    if leaf.support.is_discrete:
+    if leaf.support is not None and leaf.support.is_discrete:
         raise ValueError(
             f"{where} must be continuous, got the discrete {name}. Fix: use a relaxation or a score "
             "estimator for this site."

@@ -11,12 +11,11 @@ from torch.distributions import (
     Distribution,
     Independent,
     MixtureSameFamily,
-    MultivariateNormal,
     constraints,
 )
 
-from evidentia.models.distributions.implicit import coordinate_law, implicit_sample
-from evidentia.models.distributions.mixture_components import component_terms
+from evidentia.models.distributions.implicit import implicit_sample
+from evidentia.models.distributions.mixture_components import component_terms, scalar_or_gaussian
 
 
 @final
@@ -70,6 +69,7 @@ class MixtureReparam(TorchDistribution):
     def _set(self, mixture: Categorical, components: Distribution, batch_shape: torch.Size) -> None:
         self.mixture = mixture.expand(batch_shape)
         self.components = components.expand(torch.Size((*batch_shape, components.batch_shape[-1])))
+        self._quiet = scalar_or_gaussian(self.components)
         self._same_family = MixtureSameFamily(self.mixture, self.components, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "MixtureReparam":
@@ -111,9 +111,10 @@ class MixtureReparam(TorchDistribution):
         """Log-density in nats, shape ``(*sample, *batch)``."""
         if self._validate_args:
             self._validate_sample(value)
-        log_weight = self.mixture.logits.log_softmax(-1)
-        terms = component_terms(self.components, value, slopes=False)
-        return (log_weight + terms.log_density.sum(-1)).logsumexp(-1)
+        by_component = self._quiet.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
+        if self.event_shape and not self._quiet.event_shape:
+            by_component = by_component.sum(-1)
+        return (self.mixture.logits.log_softmax(-1) + by_component).logsumexp(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Distribution function ``Σ_k π_k F_k``, one coordinate only, shape ``(*sample, *batch)``.
@@ -222,9 +223,7 @@ def _check(mixture: Distribution, components: Distribution) -> None:
             f"dimension, got batch shape {tuple(components.batch_shape)}. Fix: make the last batch dimension "
             "the component, and use .to_event(1) for coordinates."
         )
-    if isinstance(components, MultivariateNormal):
-        return
-    coordinate_law(components, "MixtureReparam", "components")
+    scalar_or_gaussian(components)
     if isinstance(components, Independent) and len(components.event_shape) != 1:
         raise ValueError(
             f"MixtureReparam: events must be scalars or vectors, got event shape "

@@ -1,5 +1,6 @@
 """Conditional CDFs and densities of mixture components: what the distributional transform is made of."""
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -47,25 +48,44 @@ def component_terms(components: Distribution, z: Tensor, *, slopes: bool) -> Com
     z = z.unsqueeze(-1 - len(components.event_shape))
     if isinstance(components, MultivariateNormal):
         return _gaussian_terms(components, z, slopes=slopes and width > 1)
-    leaf = coordinate_law(components, "MixtureReparam", "components")
+    leaf = scalar_or_gaussian(components)
     if isinstance(leaf, Normal):
         epsilon = (z - leaf.loc) / leaf.scale
         cdf, survival = torch.special.ndtr(epsilon), torch.special.ndtr(-epsilon)
     else:
         cdf = leaf.cdf(z)
         survival = 1 - cdf
-    terms = (cdf, survival, leaf.log_prob(z))
+    log_density = leaf.log_prob(z)
     if not components.event_shape:
-        terms = tuple(term.unsqueeze(-1) for term in terms)
+        cdf, survival, log_density = (term.unsqueeze(-1) for term in (cdf, survival, log_density))
     if not (slopes and width > 1):
-        return ComponentTerms(*terms, None, None)
+        return ComponentTerms(cdf, survival, log_density, None, None)
     with torch.enable_grad():
-        point = z.expand(terms[0].shape).detach().requires_grad_()
+        point = z.expand(cdf.shape).detach().requires_grad_()
         (slope,) = torch.autograd.grad(leaf.log_prob(point).sum(), point)
     # coordinates are independent: ∂F_kd/∂z_j = p_kd 1[d = j], and z_j enters p_k(z_<d) when j < d
     eye = torch.eye(width, dtype=z.dtype, device=z.device)
     below = torch.ones_like(eye).tril(-1)
-    return ComponentTerms(*terms, eye.expand(*slope.shape, width), below * slope.unsqueeze(-2))
+    shift, score = eye.expand(*slope.shape, width), below * slope.unsqueeze(-2)
+    return ComponentTerms(cdf, survival, log_density, shift, score)
+
+
+def scalar_or_gaussian(components: Distribution) -> Distribution:
+    """The unvalidated law whose ``log_prob`` is used: the Gaussian itself, or one coordinate of the others.
+
+    Components with different supports are evaluated at each other's draws, hence without validation.
+
+    Raises:
+        ValueError: the components are discrete, joint but not Gaussian, or have no ``cdf``.
+
+    References:
+        none; bookkeeping.
+    """
+    if isinstance(components, MultivariateNormal):
+        gaussian = copy.copy(components)
+        gaussian._validate_args = False
+        return gaussian
+    return coordinate_law(components, "MixtureReparam", "components")
 
 
 def _gaussian_terms(components: MultivariateNormal, z: Tensor, *, slopes: bool) -> ComponentTerms:
