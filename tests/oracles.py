@@ -115,3 +115,6 @@ PARTICLE_DISCRETE = {
     ("renyi", 3, 0.5): (-1.1645188, (0.4244284, 0.3008137, 0.2747579, -0.1122883, 0.2057739, -0.0934856)),
 }
 PARTICLE_DISCRETE_EVIDENCE = -0.9839283
+
+# ---- Pruning: |mean|/sd below which a relative density of 0.95 removes a weight.
+PRUNED_RATIO = 0.3203

@@ -234,8 +234,13 @@ class GaussianHead(Head):
         value = scale.value if isinstance(scale, Hyper) else torch.tensor(float(scale))
         if value.dim() or not (float(value) > 0 and math.isfinite(float(value))):
             raise ValueError(f"GaussianHead: expected a positive number as scale, got {scale}")
+        self.learned = isinstance(scale, Hyper)
         log_scale = value.log().to(torch.get_default_dtype())
-        self.log_scale = nn.Parameter(log_scale, requires_grad=isinstance(scale, Hyper))
+        self.log_scale: Tensor
+        if self.learned:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
 
     @property
     def scale(self) -> Tensor:
@@ -248,7 +253,7 @@ class GaussianHead(Head):
 
     def extra_repr(self) -> str:
         """The noise scale."""
-        kind = "learned" if self.log_scale.requires_grad else "fixed"
+        kind = "learned" if self.learned else "fixed"
         return f"scale={float(self.scale.detach()):.4g}, {kind}"
 
 
