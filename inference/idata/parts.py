@@ -62,6 +62,7 @@ class Request:
         local: whether latents with a value per datum are saved.
         dims: names of a variable's event dimensions.
         notice: called with notices; the logger when None.
+        prior_latents: site -> (prior_draws, *shape) of latents whose prior is not the program's own.
 
     References:
         none; bookkeeping.
@@ -76,6 +77,7 @@ class Request:
     local: bool = False
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notice: Callable[[str], object] | None = None
+    prior_latents: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def variable_name(site: str) -> str:

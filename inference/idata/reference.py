@@ -32,9 +32,10 @@ def add_prior(
     """
     prior, prior_predictive = Group(), Group()
     try:
-        drawn = predictive(
-            request.model, sites, request.args, request.kwargs, num_draws=request.prior_draws, layout=layout
-        )
+        drawn = dict(request.prior_latents) | predictive(
+            request.model, sites, request.args, request.kwargs, draws=request.prior_latents,
+            num_draws=request.prior_draws, layout=layout,
+        )  # fmt: skip
     except (ValueError, NotImplementedError) as error:
         reason = f"improper: {error}".splitlines()[0]
         result.attrs |= {"prior": reason, "prior_predictive": reason}

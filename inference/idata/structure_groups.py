@@ -13,9 +13,11 @@ from torch import Tensor
 from evidentia.inference.idata.draw_layout import inspect_model
 from evidentia.inference.idata.groups import sampled_groups
 from evidentia.inference.idata.network_draws import lift_noise, network_weights
+from evidentia.inference.idata.own_data import check_own_data
 from evidentia.inference.idata.parts import Group, Groups, Request
 from evidentia.inference.structure.linear import sample_weights
 from evidentia.inference.structure.posterior import StructurePosterior
+from evidentia.inference.structure.sites import prior_vertices
 
 __all__ = ["structure_groups"]
 
@@ -36,7 +38,8 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
         seed: seed of the draws.
 
     Raises:
-        ValueError: there are neither exact draws of the weights nor guides to draw them from.
+        ValueError: x or y is not that of the posterior, or there are neither exact draws of the weights nor
+            guides to draw them from.
 
     References:
         Hoeting, Madigan, Raftery, Volinsky, 1999, Bayesian model averaging: a tutorial.
@@ -44,6 +47,7 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
     if len(request.args) < 2:
         raise ValueError("to_idata: give the data of the model: to_idata(posterior, model, x, y)")
     x, y = request.args[:2]
+    check_own_data(posterior, x, y)
     gates = posterior.sample(request.num_draws, seed)[None] if posterior.draws is None else posterior.draws
     gates = gates.double()
     chains, count, width = gates.shape
@@ -62,6 +66,7 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
     first = {name: value[0, 0] for name, value in samples.items()}
     request = replace(request, dims=_weight_dims(posterior, samples) | dict(request.dims))
     sites = inspect_model(request.model, request.args, request.kwargs, first)
+    request = replace(request, prior_latents=_prior_latents(posterior, request, x, seed))
     result = sampled_groups(samples, stats, sites, request)
     result.groups["sample_stats"].attrs["lp_space"] = "structures; weights integrated out"
     rank = _ranking(posterior)
@@ -86,6 +91,13 @@ def structure_groups(posterior: StructurePosterior, request: Request, seed: int)
         "num_structures": len(posterior.gates),
     }
     return result
+
+
+def _prior_latents(posterior: StructurePosterior, request: Request, x: Any, seed: int) -> dict[str, Tensor]:
+    """Relaxed gates at vertices, as in the posterior."""
+    stream = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0])
+    drawn = prior_vertices(posterior.family, request.prior_draws, torch.Generator().manual_seed(stream))
+    return {name: value.to(torch.as_tensor(x).dtype) for name, value in drawn.items()}
 
 
 def _weight_dims(posterior: StructurePosterior, samples: dict[str, Tensor]) -> dict[str, list[str]]:

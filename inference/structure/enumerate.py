@@ -98,6 +98,7 @@ def enumerate_structures(
         model=model,
         problem=problem,
         scores=scores,
+        data=check_data(x, y),
     )
 
 
@@ -156,5 +157,5 @@ def _networks(
     gates, value, error = gates[keep], value[keep].double(), error[keep].double()
     prior = _log_prior(family, gates)
     return StructurePosterior(
-        family, gates, value, error, kind, prior, model=model, network=result, scores=scores
+        family, gates, value, error, kind, prior, model=model, network=result, scores=scores, data=(x, y)
     )

@@ -15,7 +15,7 @@ from evidentia.inference.structure.gibbs_target import CachedTarget, GibbsTarget
 from evidentia.inference.structure.linear import family_of
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.structure.scores import linear_scores
-from evidentia.inference.validate import check_conditional_rows
+from evidentia.inference.validate import check_conditional_rows, check_data
 from evidentia.models.linear.conjugate_regression import ConjugateRegression
 from evidentia.models.structure.family import Family
 
@@ -121,6 +121,7 @@ def structure_gibbs(
         problem=problem,
         scores=linear_scores(problem, visited, conditional_rows) if problem is not None else None,
         state=snapshot(),
+        data=check_data(x, y),
     )
 
 

@@ -45,6 +45,7 @@ class StructurePosterior:
         scores: from row numbers (R,) to `Scores`, evaluated only for the rows of a table.
         state: flat dict to continue a chain from, or None.
         network: the `NetworkEvidence` behind bounds, or None.
+        data: x and y behind the evidences, or None.
 
     References:
         Hoeting, Madigan, Raftery and Volinsky, 1999. Bayesian model averaging: a tutorial.
@@ -72,6 +73,7 @@ class StructurePosterior:
     scores: Callable[[Tensor], Scores] | None = None
     state: dict[str, Tensor] | None = None
     network: Any = None
+    data: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_kind(self.kind)

@@ -11,6 +11,7 @@ from evidentia.models.likelihood import Gaussian
 from evidentia.models.regression import GPrior, NormalPrior, SubsetRegression
 from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant
+from evidentia.models.structure.priors import Beta, GumbelSoftmax, RelaxedBernoulli
 
 
 @pytest.fixture
@@ -78,3 +79,61 @@ def test_a_column_for_a_response_is_refused_everywhere_in_the_same_words(data) -
     for call in calls:
         with pytest.raises(ValueError, match=r"'y' has shape \(20, 1\), expected \(20,\) .* Fix: flatten"):
             call()
+
+
+def posteriors(x, y):
+    subset, options = SubsetRegression("ab", NormalPrior()), {"evidence": "elbo", "num_steps": 2}
+    return [
+        enumerate_structures(subset, x, y),
+        structure_gibbs(subset, x, y, num_sweeps=3, warmup_sweeps=0, num_chains=1),
+        enumerate_structures(network(), x, y),
+        enumerate_structures(network(), x, y, conditional=False, **options),
+    ]
+
+
+def test_inference_data_are_made_with_the_posteriors_own_data(data) -> None:
+    x, y = data
+    other_x, other_y = x.clone(), y.clone()
+    other_x[3, 1], other_y[7:9] = 5.0, 2.0
+    for posterior in posteriors(x, y):
+        for args, message in (
+            (
+                (other_x, y),
+                r"x is not .*: 1 of 40 values differ, the first in row 3, column 1: got 5, expected",
+            ),
+            (
+                (x, other_y),
+                r"y is not that of the posterior: 2 of 20 values differ, the first in row 7: got 2",
+            ),
+            ((x[:15], y[:15]), r"x has shape \(15, 2\), expected \(20, 2\), that of the posterior. Fix"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                posterior.to_idata(*args, num_draws=2, prior_draws=2)
+        idata = posterior.to_idata(x.float(), y.float(), num_draws=4, prior_draws=2)
+        assert idata.posterior.sizes["draw"] in (3, 4)
+
+
+RELAXED = {
+    "simplex": GumbelSoftmax(0.5, [1.0, 3.0]),
+    "cube": RelaxedBernoulli(0.5, [0.2, 0.7]),
+    "cube, beta": Beta(0.5, [1.0, 3.0], 1.0),
+}
+
+
+@pytest.mark.parametrize("name", RELAXED)
+def test_the_prior_of_a_relaxed_enumeration_is_on_vertices_too(data, name: str) -> None:
+    ops, domain = {"a": GLM(columns=[0]), "b": GLM(columns=[1])}, name.partition(",")[0]
+    family = Family(2).edge("x", "f", ops=ops, domain=domain, prior=RELAXED[name])
+    posterior = enumerate_structures(family.model(likelihood=Gaussian(0.5)), *data)
+    idata = posterior.to_idata(*data, num_draws=20, prior_draws=2000)
+    gate = torch.as_tensor(idata.prior["gate"].values[0])
+    assert gate.dtype == torch.int8
+    mass = family.log_prior(family.vertices().double()).exp()
+    expected = mass @ family.vertices().double()
+    error = (expected * (1 - expected) / 2000).sqrt()
+    assert bool(((gate.double().mean(0) - expected).abs() < 4.5 * error).all())
+    # weights and responses are those of the drawn gates
+    weight = [torch.as_tensor(idata.prior[f"w.x->f.{op}.weight"].values[0]).reshape(2000, 1) for op in "ab"]
+    mean = (gate * torch.cat(weight, -1)) @ data[0].T
+    residual = torch.as_tensor(idata.prior_predictive["obs"].values[0]) - mean
+    assert residual.std().item() == pytest.approx(0.5, rel=0.03)
