@@ -73,9 +73,7 @@ class Objective(ELBO):
             none; a declaration.
         """
 
-    def loss(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> float:
+    def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """Minus the objective as a number, without gradients.
 
         Args:
