@@ -302,9 +302,11 @@ def test_a_value_that_is_not_finite_counts_as_failed(toy: ModuleType, tmp_path: 
 
 
 def test_the_value_is_read_back_exactly_and_is_the_best_row(toy: ModuleType, tmp_path: Path) -> None:
-    result = run(toy, tmp_path / "run").result
-    best = result.table.groupby("point", sort=False)["log_evidence"].max()
-    assert [value for _, value, _ in told(tmp_path / "run")] == best.tolist()
+    up = run(toy, tmp_path / "up").result.table.groupby("point", sort=False)["log_evidence"].max()
+    assert [value for _, value, _ in told(tmp_path / "up")] == up.tolist()
+    change = {"metric": "error", "direction": "minimise"}
+    down = run(toy, tmp_path / "down", change=change).result.table.groupby("point", sort=False)["error"].min()
+    assert [value for _, value, _ in told(tmp_path / "down")] == down.tolist() == (-up).tolist()
 
 
 @pytest.mark.parametrize(("metric", "direction"), [("log_evidence", "maximise"), ("error", "minimise")])

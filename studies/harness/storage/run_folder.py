@@ -10,6 +10,7 @@
       points/<id>/       point.json, status.json {state, step, total, checkpoint, heartbeat, seconds, error},
                          metrics.csv, checks.json, weights.safetensors, draws.nc, tables/*.csv,
                          ckpt/ckpt-<step>.safetensors + .json, MANIFEST.json, DONE
+      search.log         of a search: its finished trials, one per line
       metrics.csv  posterior.nc  figures/*.png  model.dot  report.html  MANIFEST.json  DONE  .lock
 
 A shard writes `status.<i>-of-<n>.json` and `log.<i>-of-<n>.jsonl` in place of `status.json` and `log.jsonl`.
