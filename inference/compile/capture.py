@@ -96,6 +96,8 @@ def capture_batched(
 def _record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule:
     try:
         return make_fx(function, tracing_mode="real")(*inputs)
+    except CaptureError:
+        raise
     except Exception as error:
         # Whatever the program raised under the recorder, the caller runs it without the recorder next, where
         # a true mistake is raised again with its own message.

@@ -15,7 +15,14 @@ from torch import Tensor
 from evidentia.inference.compile.backend import Backend, check_backend
 from evidentia.inference.compile.capture import CaptureError
 from evidentia.inference.compile.inputs import Arguments, Identity, Modules, flatten_arguments
-from evidentia.inference.compile.program import ParameterNames, Program, compare, preserved, record
+from evidentia.inference.compile.program import (
+    LateParameterError,
+    ParameterNames,
+    Program,
+    compare,
+    preserved,
+    record,
+)
 
 __all__ = ["CompiledObjective", "compile_objective"]
 
@@ -177,7 +184,10 @@ class CompiledObjective(ELBO):
         arguments = flatten_arguments(args, kwargs)
         key = (arguments.key, names, pair.modules.modes(), torch.get_default_dtype())
         if key not in pair.programs:
-            pair.programs[key] = self._record(model, guide, args, kwargs, names, pair)
+            try:
+                pair.programs[key] = self._record(model, guide, args, kwargs, names, pair)
+            except LateParameterError:
+                return None
         program = pair.programs[key]
         return None if program is None else (program, arguments)
 
@@ -202,6 +212,9 @@ class CompiledObjective(ELBO):
                 names=names, modules=pair.modules, backend=self.backend,
             )  # fmt: skip
         except CaptureError as error:
+            pair.late += isinstance(error, LateParameterError)
+            if isinstance(error, LateParameterError) and pair.late <= _MANY:
+                raise  # an eager call takes them in
             if self.fallback is None:
                 warnings.warn(
                     f"compile: the step cannot be recorded, so it runs eagerly ({error}). Fix: leave "
@@ -260,6 +273,7 @@ class _Pair:
         self.pair = (model, guide)
         self.modules = Modules(model, guide)
         self.names: tuple[str, ...] = ()
+        self.late = 0
         self.programs: dict[Hashable, Program | None] = {}
 
 
