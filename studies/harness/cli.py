@@ -193,6 +193,25 @@ def compare(
 
 
 @app.command()
+def export(
+    folder: RunFolder,
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="parquet, zarr or graphviz", show_default=False)
+    ],
+    out: Annotated[str, typer.Option(help="a new folder", show_default=False)],
+    point: Annotated[str | None, typer.Argument(help="id of one point, or its beginning")] = None,
+) -> None:
+    """Write a run for other programs: tables as Parquet, draws as zarr, the model's graph as DOT source."""
+    place, target = path(folder, "RUN"), path(out, "--out")
+    from evidentia.studies.harness.formats.export import export_run
+
+    written = export_run(place, to, target, point)
+    for notice in written.notices:
+        _warn(notice)
+    _say("\n".join(map(str, written.paths)))
+
+
+@app.command()
 def status(folder: RunFolder) -> None:
     """Show the state of every point of a run."""
     place = path(folder, "RUN")
