@@ -162,6 +162,6 @@ def jackknife_triple(log_weight: Tensor, gradient: str) -> Coefficients:
     if gradient == "dreg":
         b = size * weight.square() - factor * others(2)
         return Coefficients(value, a, b, None, torch.zeros_like(a), None)
-    # The bound without j says nothing about z_j: leave it out of the score of z_j.
-    rest = factor * _finite(without - math.log(size - 1))
-    return _total(value, a, _finite(value + rest - a))
+    # The bound without j says nothing about z_j and is at hand: a baseline for the score of z_j.
+    rest = _finite(without - math.log(size - 1))
+    return _total(value, a, _finite(value - rest - a))

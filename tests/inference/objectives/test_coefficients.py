@@ -180,6 +180,8 @@ def test_vimco_has_a_quarter_of_the_spread_of_the_plain_score():
     assert sd["vimco"].tolist() == pytest.approx([0.26, 0.15, 0.26], abs=0.01)
     assert (4 * sd["vimco"] < sd["total"]).all()
     assert (sd["loo"] < sd["total"]).all()
+    draws = toys.discrete_gradient(z, rule("jackknife", "total"))  # it has a baseline of its own
+    assert (toys.moments(draws, toys.discrete_weight(z))[1][3:] < 0.5).all()
 
 
 # -- form ----------------------------------------------------------------------------------------------------
