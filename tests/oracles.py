@@ -118,3 +118,8 @@ PARTICLE_DISCRETE_EVIDENCE = -0.9839283
 
 # ---- Pruning: |mean|/sd below which a relative density of 0.95 removes a weight.
 PRUNED_RATIO = 0.3203
+
+# ---- Implicit reparameterisation: share of torch's float32 Gamma draws stuck at the smallest normal number,
+# x^a / Γ(a + 1) at x = 1.18e-38, a = 0.05.
+GAMMA_FLOAT32_CONCENTRATION = 0.05
+GAMMA_FLOAT32_STUCK = 0.0130
