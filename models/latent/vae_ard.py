@@ -31,6 +31,7 @@ class UnitColumns(nn.Linear):
         Salimans, Kingma, 2016, Weight normalization.
 
     Example:
+        >>> import torch
         >>> UnitColumns(3, 5)(torch.eye(3)).shape
         torch.Size([3, 5])
     """
