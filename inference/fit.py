@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
 
+from evidentia.inference.training.annealing import Annealing
+from evidentia.inference.training.block import advance_block
 from evidentia.inference.training.callbacks import CallbackLike, notify
+from evidentia.inference.training.checkpoint import finish, load_state
 from evidentia.inference.training.finite import FitError as FitError
 from evidentia.inference.training.fit_loop import FitLoop
 from evidentia.inference.training.fitted import Fit as Fit
 from evidentia.inference.training.fitted import State
+from evidentia.inference.training.optimiser import adam
+from evidentia.inference.training.patience import put_back, update_best
+from evidentia.inference.training.settings import check_settings, chosen_objective, own_generator, quiet_nan
 from evidentia.inference.training.stopping import StoppingRule, stopping_rule, update_window
 
 __all__ = ["Fit", "FitError", "fit", "restore"]
@@ -29,7 +31,7 @@ def fit(
     objective: Any = None,
     num_steps: int = 1000,
     learning_rate: float = 0.01,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = adam,
     schedule: Callable[[int], float] | None = None,
     seed: int | None = None,
     nan: Literal["stop", "skip", "backoff"] = "stop",
@@ -39,6 +41,11 @@ def fit(
     batches: Callable[[], tuple[Any, ...]] | None = None,
     evaluation_args: tuple[Any, ...] | None = None,
     evaluate_every: int = 100,
+    patience: int | None = None,
+    compile: Literal["aten", "inductor"] | None = None,
+    steps_per_call: int = 1,
+    anneal: Mapping[str, Callable[[int], float]] | None = None,
+    kl_weight: Callable[[int], float] | None = None,
     callbacks: Sequence[CallbackLike] = (),
     checkpoint_every: int | None = None,
     validate: bool | None = None,
@@ -57,7 +64,9 @@ def fit(
         objective: any Pyro ELBO object; `Trace_ELBO()` when None. The number of particles belongs to it.
         num_steps: total number of steps, those already in `state` included.
         learning_rate: the rate given to `optimizer`.
-        optimizer: called as `optimizer(parameters, lr=learning_rate)`.
+        optimizer: called as `optimizer(parameters, lr=learning_rate)`, once for all parameters. Adam, fused
+            where torch allows it. One that evaluates the loss several times a step (LBFGS) sees the same
+            noise and batch in all of them.
         schedule: factor on the learning rate as a pure function of the step (so that a resume needs no
             state for it).
         seed: seed of torch's generator for this fit; the caller's generator is put back afterwards. Without
@@ -73,6 +82,18 @@ def fit(
         evaluation_args: held-out arguments; their loss, without gradients and with fixed noise, is recorded
             every `evaluate_every` steps and replaces the training loss in the stopping rule.
         evaluate_every: see `evaluation_args`.
+        patience: stop after that many evaluations in a row without a new lowest held-out loss, and put the
+            parameters of the lowest one back.
+        compile: record the step and replay it ("aten"), or compile the record ("inductor"); the first step
+            is eager. See `evidentia.inference.compile.objective.compile_objective` for what is frozen; pass
+            its result as `objective` for its options. A program that cannot be recorded runs eagerly, with
+            a warning.
+        steps_per_call: recorded steps between two looks at the numbers, callbacks and rules. A failure is
+            still found at its step.
+        anneal: schedule by keyword: each step passes `keyword=tensor(schedule(step))` to both programs.
+        kl_weight: schedule of a factor \(\beta > 0\) on the log densities of both programs' latent sites.
+            Held-out losses are at weight 1; the stopping rule waits while the weight moves. Below 1 the loss
+            is no bound.
         callbacks: see `evidentia.inference.training.callbacks.Callback`.
         checkpoint_every: call `on_checkpoint` with the state every that many steps.
         validate: Pyro's validation on the first step only (None), on all (True) or none (False).
@@ -101,42 +122,71 @@ def fit(
         >>> round(float(result.params["AutoNormal.locs.mean"]))
         2
     """
-    _check_settings(num_steps, learning_rate, nan, max_failures, evaluate_every, checkpoint_every)
-    rule = stopping_rule(tolerance)
-    objective = Trace_ELBO() if objective is None else objective
-    run = FitLoop(
-        pair, args, kwargs, objective, learning_rate, optimizer, schedule, nan, max_failures, batches
+    check_settings(
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        nan=nan,
+        compile=compile,
+        evaluated=evaluation_args is not None,
+        at_least_one={
+            "max_failures": max_failures,
+            "evaluate_every": evaluate_every,
+            "checkpoint_every": checkpoint_every,
+            "patience": patience,
+            "steps_per_call": steps_per_call,
+        },
     )
+    rule, annealing = stopping_rule(tolerance), Annealing(anneal, kl_weight)
+    run = FitLoop(
+        pair, args, kwargs, chosen_objective(objective, compile), learning_rate, optimizer, schedule, nan,
+        max_failures, batches, annealing,
+    )  # fmt: skip
     started = time.monotonic()
-    with _generator(seed, state), _quiet_nan(), pyro.get_param_store().scope():
+    with own_generator(seed, state), quiet_nan(), pyro.get_param_store().scope():
         if state is not None:
-            run.load(state, num_steps)
+            load_state(run, state, num_steps)
         stopped, first = "max_steps", True
         while run.step < num_steps:
             if max_seconds is not None and time.monotonic() - started > max_seconds:
                 stopped = "max_seconds"
                 break
+            # Blocks end at multiples of their length and where something is due, so that a resume cuts the
+            # same blocks.
+            ends = [steps_per_call, checkpoint_every, evaluate_every if evaluation_args is not None else None]
+            count = min(num_steps - run.step, *(every - run.step % every for every in ends if every))
             with pyro.validation_enabled(first if validate is None else validate):
-                loss = run.advance(callbacks)
+                losses = advance_block(run, 1 if first else count, callbacks)
             first = False
             due = evaluation_args is not None and run.step % evaluate_every == 0
             if due and evaluation_args is not None:
                 run.evaluations.append((float(run.step), run.evaluate(evaluation_args)))
-            if rule is not None:
-                watched = loss if evaluation_args is None else (run.evaluations[-1][1] if due else None)
-                run.window, converged = update_window(rule, run.window, watched, run.vector())
-            reason = notify(callbacks, "on_step", run.report(num_steps, loss)) if callbacks else None
+                if patience is not None:
+                    run.best = update_best(run.best, run.evaluations[-1][1], run.step, run.live())
+            converged = False
+            if rule is not None and annealing.rests(run.step - 1):
+                for place, loss in enumerate(losses, 1 - len(losses)):
+                    held_out = run.evaluations[-1][1] if due and place == 0 else None
+                    watched = loss if evaluation_args is None else held_out
+                    run.window, ended = update_window(rule, run.window, watched, run.vector())
+                    converged = converged or ended
+            reason = notify(callbacks, "on_step", run.report(num_steps, losses[-1])) if callbacks else None
             if checkpoint_every is not None and run.step % checkpoint_every == 0:
                 notify(callbacks, "on_checkpoint", run.state())
-            if rule is not None and converged:
+            if converged:
                 stopped = "converged"
+                break
+            if due and patience is not None and run.best.since >= patience:
+                stopped = "patience"
+                put_back(run.best, run.live())
                 break
             if reason is not None:
                 stopped = reason
                 break
         if run.skipped and run.skipped == run.step:
             raise run.error(f"all {run.step} updates were skipped, so nothing was trained", {})
-        result = run.finish(stopped)
+        result = finish(run, stopped)
+    if stopped in ("max_steps", "converged", "patience"):
+        annealing.warn(run.step)
     notify(callbacks, "on_end", result)
     return result
 
@@ -160,46 +210,3 @@ def restore(
     empty: State = {"step": 0, "losses": torch.zeros(0), "rng/torch": torch.get_rng_state()}
     whole = empty | state
     return fit(pair, *args, num_steps=int(whole["step"]), state=whole, **kwargs)
-
-
-def _check_settings(
-    num_steps: int,
-    learning_rate: float,
-    nan: str,
-    max_failures: int,
-    evaluate_every: int,
-    checkpoint_every: int | None,
-) -> None:
-    if num_steps < 0:
-        raise ValueError(f"num_steps: expected a number >= 0, got {num_steps}")
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ValueError(f"learning_rate: expected a positive finite number, got {learning_rate}")
-    if nan not in ("stop", "skip", "backoff"):
-        raise ValueError(f"nan: expected 'stop', 'skip' or 'backoff', got {nan!r}")
-    for name, value in (
-        ("max_failures", max_failures),
-        ("evaluate_every", evaluate_every),
-        ("checkpoint_every", checkpoint_every),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected a number >= 1, got {value}")
-
-
-@contextmanager
-def _generator(seed: int | None, state: State | None) -> Iterator[None]:
-    """Give the fit its own random stream when a seed or a state sets one, and put the caller's back."""
-    if seed is None and state is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _quiet_nan() -> Iterator[None]:
-    """Pyro warns about a NaN loss; here the `nan` policy decides what happens."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)", category=UserWarning)
-        yield

@@ -108,14 +108,15 @@ class Modules:
         self._holders: list[tuple[str, nn.Module]] = []
         seen: set[int] = set()
         for role, program in (("model", model), ("guide", guide)):
-            for root in _roots(program):
+            for position, root in enumerate(_roots(program)):
+                place = f"{role}.{position}" if position else role
                 for name, module in root.named_modules():
                     if id(module) in seen:
                         continue
                     seen.add(id(module))
                     self._all.append(module)
                     if module._buffers:
-                        self._holders.append((f"{role}/{name}." if name else f"{role}/", module))
+                        self._holders.append((f"{place}/{name}." if name else f"{place}/", module))
 
     def buffers(self) -> dict[str, Tensor]:
         """The present buffers by name, each tensor once."""

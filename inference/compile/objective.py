@@ -124,9 +124,9 @@ class CompiledObjective(ELBO):
         if found is None:
             return self._eager(model, guide, args, kwargs)
         program, arguments = found
+        self.count(model, guide, args, kwargs, program)
         inputs = self._touch(program, arguments)
         loss, gradients = program(inputs)
-        self._check(model, guide, args, kwargs, program, loss, gradients)
         return _Attached.apply(loss, gradients, *inputs[: len(program.names)])
 
     def loss_and_grads(
@@ -140,9 +140,9 @@ class CompiledObjective(ELBO):
                 value.backward()
             return float(value.detach())
         program, arguments = found
+        self.count(model, guide, args, kwargs, program)
         inputs = self._touch(program, arguments)
         loss, gradients = program(inputs)
-        self._check(model, guide, args, kwargs, program, loss, gradients)
         for leaf, gradient in zip(inputs, gradients, strict=False):
             if gradient is not None:
                 leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
@@ -231,6 +231,7 @@ class CompiledObjective(ELBO):
         with ParameterNames() as seen:
             loss = self.objective.differentiable_loss(model, guide, *args, **kwargs)
         pair = self._pair(model, guide)
+        pair.modules = Modules(model, guide)  # a lazy guide has built its modules by now
         stored = dict(pyro.get_param_store().named_parameters())
         pair.names = tuple(name for name in seen.names if name in stored and stored[name].requires_grad)
         return loss
@@ -242,9 +243,8 @@ class CompiledObjective(ELBO):
                 pyro.param(name)
         return program.inputs(arguments.tensors)
 
-    def _check(
-        self, model: Any, guide: Any, args: Any, kwargs: Any, program: Program, loss: Any, gradients: Any
-    ) -> None:
+    def count(self, model: Any, guide: Any, args: Any, kwargs: Any, program: Program) -> None:
+        """Count a call that is about to be replayed, and check it when `check_every` says so."""
         self.calls += 1
         if self.check_every is not None and self.calls % self.check_every == 0:
             self.check(model, guide, args, kwargs, program)

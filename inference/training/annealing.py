@@ -141,8 +141,8 @@ class Annealing:
         last = self.weight(steps - 1) if steps else None
         if last is not None and abs(last - 1.0) > 1e-6:
             warnings.warn(
-                f"kl_weight: the schedule has not reached 1 after {steps} steps (it is at {last:.4g}), so the "
-                "last losses are not the bound"
+                f"kl_weight: the schedule has not reached 1 after {steps} steps (it is at {last:.4g}), so "
+                "the last losses are not the bound"
                 + ("; below 1 they are no bound at all" if last < 1 else "")
                 + ". Fix: end the schedule at 1 before num_steps, e.g. linear(0.01, 1.0, num_steps // 2)",
                 UserWarning,

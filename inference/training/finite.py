@@ -90,8 +90,13 @@ def all_finite(loss: float, gradients: Iterable[Tensor | None]) -> bool:
     present = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
     if not present:
         return True
-    norm = torch.nn.utils.get_total_norm(present, norm_type=float("inf"))
-    return bool(torch.isfinite(norm))
+    # A sum of finite numbers may overflow; only then is every entry looked at.
+    kinds = {(gradient.dtype, gradient.device) for gradient in present}
+    if len(kinds) == 1:
+        total = torch.stack([gradient.detach().sum() for gradient in present]).sum()
+        if bool(torch.isfinite(total)):
+            return True
+    return all(bool(torch.isfinite(gradient).all()) for gradient in present)
 
 
 def non_finite_names(leaves: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The moving parts of one fit: its parameters, its optimizer, its history, and the state that resumes it."""
+"""The moving parts of one fit: its parameters, its optimizer, its steps, and what to do when one fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
+from evidentia.inference.compile.inputs import Modules
+from evidentia.inference.compile.objective import CompiledObjective
+from evidentia.inference.compile.program import ParameterNames
+from evidentia.inference.training.annealing import Annealing
 from evidentia.inference.training.callbacks import CallbackLike, Step, notify
+from evidentia.inference.training.checkpoint import state_of
 from evidentia.inference.training.finite import FitError, all_finite, locate, non_finite_names
-from evidentia.inference.training.fitted import Fit, State, buffers
-from evidentia.inference.training.optimiser_state import flatten_optimiser, load_optimiser, optimiser_names
+from evidentia.inference.training.fitted import State
+from evidentia.inference.training.optimiser import fusable, needs_closure
+from evidentia.inference.training.patience import Best
 from evidentia.inference.training.stopping import Window
 
 __all__ = ["FitLoop"]
@@ -43,31 +48,40 @@ class FitLoop:
         nan: str,
         max_failures: int,
         batches: Callable[[], tuple[Any, ...]] | None,
+        annealing: Annealing | None = None,
     ) -> None:
-        self.pair, self.args, self.kwargs, self.objective = pair, args, kwargs, objective
+        self.annealing = Annealing(None, None) if annealing is None else annealing
+        self.pair, self.args, self.given = pair, args, kwargs
+        self.compiled = objective if isinstance(objective, CompiledObjective) else None
+        self.objective = objective.objective if isinstance(objective, CompiledObjective) else objective
+        self.programs = self.annealing.programs(pair)
         self.learning_rate, self.factory, self.schedule = learning_rate, factory, schedule
         self.nan, self.max_failures, self.batches = nan, max_failures, batches
         self.leaves: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
+        self.closure = False
         self.losses: list[float] = []
         self.evaluations: list[tuple[float, float]] = []
-        self.window = Window()
+        self.window, self.best = Window(), Best()
         self.step = self.skipped = self.failures = 0
         self.scale = 1.0
+        self.modules = Modules(*pair)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keywords of this step: the user's, and those of the schedules."""
+        return self.given | self.annealing.at(self.step)
 
     # -- one step ------------------------------------------------------------------------------------------
 
     def advance(self, callbacks: Sequence[CallbackLike]) -> float:
         """One step: loss, gradient, check, update. Returns the loss in nats."""
-        before = torch.get_rng_state()
-        kept = {name: value.clone() for name, value in buffers(*self.pair).items()}
-        for leaf in self.leaves.values():
-            leaf.grad = None
-        loss = self._loss_and_gradient()
-        if all_finite(loss, (leaf.grad for leaf in self.leaves.values())):
-            self._set_rate()
-            if self.optimizer is not None:
-                self.optimizer.step()
+        before, kept = torch.get_rng_state(), self._kept()
+        if self.batches is not None:
+            self.args = self.batches()
+        noise = torch.get_rng_state() if self.closure else before
+        loss = self.loss_and_gradient()
+        if all_finite(loss, (leaf.grad for leaf in self.leaves.values())) and self._update(loss, noise):
             self.failures = 0
         else:
             self._failed(loss, before, kept, callbacks)
@@ -75,9 +89,24 @@ class FitLoop:
         self.step += 1
         return loss
 
-    def _loss_and_gradient(self) -> float:
-        loss, names = self._call_objective()
-        self._register(names)
+    def loss_and_gradient(self) -> float:
+        """The loss in nats at the present random state; the gradients are left in the leaves."""
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        # The first step is eager whatever follows: parameters are created there.
+        if self.compiled is not None and self.step > 0:
+            found = self.compiled.program(*self.programs, self.args, self.kwargs, tuple(self.leaves))
+            if found is not None:
+                program, arguments = found
+                self.compiled.count(*self.programs, self.args, self.kwargs, program)
+                try:
+                    value, gradients = program(program.inputs(arguments.tensors))
+                except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                    return math.nan
+                self.put_gradients(gradients)
+                return float(value)
+        loss, names = self.call_objective()
+        self.register(names)
         if not self.leaves:
             raise ValueError(
                 "pair: neither the model nor the guide has a parameter to train. Fix: declare one with "
@@ -87,12 +116,15 @@ class FitLoop:
             loss.backward()
         return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
-    def _call_objective(self) -> tuple[Tensor | float, list[str]]:
+    def put_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Hand gradients in the order of the leaves to the optimizer."""
+        for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
+            leaf.grad = gradient
+
+    def call_objective(self) -> tuple[Tensor | float, list[str]]:
         """The loss, and the names of the parameters that the programs touched."""
-        model, guide = self.pair
-        if self.batches is not None:
-            self.args = self.batches()
-        with poutine.trace(param_only=True) as capture:
+        model, guide = self.programs
+        with ParameterNames() as seen:
             try:
                 if hasattr(self.objective, "differentiable_loss"):
                     loss = self.objective.differentiable_loss(model, guide, *self.args, **self.kwargs)
@@ -101,9 +133,9 @@ class FitLoop:
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 # A factorisation that broke down is a numerical failure like a NaN.
                 loss = math.nan
-        return loss, list(capture.trace.nodes)
+        return loss, list(seen.names)
 
-    def _register(self, names: Sequence[str]) -> None:
+    def register(self, names: Sequence[str]) -> None:
         """Take new parameters into the optimizer; the first time builds it."""
         if all(name in self.leaves for name in names):
             return
@@ -116,26 +148,72 @@ class FitLoop:
         if not new:
             return
         self.leaves |= new
-        if self.optimizer is None:
-            self.optimizer = self.factory(list(new.values()), lr=self.learning_rate)
-        else:
-            self.optimizer.add_param_group({"params": list(new.values())})
+        self.modules = Modules(*self.pair)  # a lazy guide has built its modules by now
+        self.join(list(new.values()))
 
-    def _set_rate(self) -> None:
+    def join(self, parameters: list[Tensor]) -> None:
+        """Build the optimizer over these parameters, or add them to it."""
+        if self.optimizer is None:
+            self.optimizer = self.factory(parameters, lr=self.learning_rate)
+            self.closure = needs_closure(self.optimizer)
+            return
+        if self.closure:
+            raise ValueError(
+                f"optimizer: {type(self.optimizer).__name__} takes all parameters at once, but some appeared "
+                "after the first step. Fix: create every parameter on the programs' first call"
+            )
+        fused = self.optimizer.defaults.get("fused")
+        options = {"fused": False} if fused and not fusable(parameters) else {}
+        self.optimizer.add_param_group({"params": parameters} | options)
+
+    def set_rate(self) -> None:
+        """Give the optimizer the rate of this step."""
         if self.optimizer is None or (self.schedule is None and self.scale == 1.0):
             return
         factor = 1.0 if self.schedule is None else float(self.schedule(self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self.scale * factor
 
+    def _update(self, loss: float, noise: Tensor) -> bool:
+        """Move the parameters; False when an optimizer that searches along a line left the finite numbers."""
+        self.set_rate()
+        if self.optimizer is None:
+            return True
+        if not self.closure:
+            self.optimizer.step()
+            return True
+        # Every evaluation of this step has the same noise and batch, so that the line search sees one
+        # function; afterwards the generator stands where one evaluation leaves it.
+        after, kept = torch.get_rng_state(), self._kept()
+        saved = [leaf.detach().clone() for leaf in self.leaves.values()]
+        history = copy.deepcopy(self.optimizer.state_dict())
+        ready = [loss]
+
+        def closure() -> float:
+            if ready:
+                return ready.pop()
+            torch.set_rng_state(noise)
+            return self.loss_and_gradient()
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        torch.set_rng_state(after)
+        self.modules.put(self.modules.buffers(), kept)
+        if all_finite(0.0, self.leaves.values()):
+            return True
+        with torch.no_grad():
+            for leaf, value in zip(self.leaves.values(), saved, strict=True):
+                leaf.copy_(value)
+        self.optimizer.load_state_dict(history)
+        return False
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.modules.buffers().items()}
+
     def _failed(
         self, loss: float, before: Tensor, kept: dict[str, Tensor], callbacks: Sequence[CallbackLike]
     ) -> None:
         after = torch.get_rng_state()
-        with torch.no_grad():
-            for name, value in buffers(*self.pair).items():
-                if name in kept:
-                    value.copy_(kept[name])
+        self.modules.put({n: v for n, v in self.modules.buffers().items() if n in kept}, kept)
         torch.set_rng_state(before)
         self.failures += 1
         give_up = self.nan == "stop" or (self.nan == "backoff" and self.failures >= self.max_failures)
@@ -152,7 +230,7 @@ class FitLoop:
 
     def error(self, reason: str, state: State) -> FitError:
         """The error that `nan="stop"` raises at this point; replays the programs to find the sites."""
-        model, guide = self.pair
+        model, guide = self.programs
         with pyro.get_param_store().scope(pyro.get_param_store().get_state()):
             culprits = locate(model, guide, self.args, self.kwargs)
         finite = [loss for loss in self.losses if math.isfinite(loss)]
@@ -167,6 +245,11 @@ class FitLoop:
 
     # -- what is looked at ---------------------------------------------------------------------------------
 
+    def live(self) -> dict[str, Tensor]:
+        """Parameters (`param/...`) and buffers (`buffer/...`) themselves."""
+        found = {f"param/{name}": leaf for name, leaf in self.leaves.items()}
+        return found | {f"buffer/{name}": value for name, value in self.modules.buffers().items()}
+
     def vector(self) -> Tensor:
         """All unconstrained parameters as one vector."""
         return torch.cat([leaf.detach().reshape(-1).to(torch.float64) for leaf in self.leaves.values()])
@@ -176,14 +259,20 @@ class FitLoop:
         model, guide = self.pair
         modules = [m for program in self.pair if isinstance(program, nn.Module) for m in program.modules()]
         training = [module.training for module in modules]
+        kwargs = self.given | self.annealing.held_out()
         try:
             for module in modules:
                 module.training = False
-            with torch.random.fork_rng(), torch.no_grad(), poutine.block(), pyro.validation_enabled(False):
+            with (
+                torch.random.fork_rng(),
+                torch.no_grad(),
+                pyro.poutine.block(),
+                pyro.validation_enabled(False),
+            ):
                 torch.manual_seed(_EVALUATION_SEED)
                 # A copy, because an objective may adapt itself to the shapes of the first data it sees.
                 objective = copy.copy(self.objective)
-                return float(objective.loss(model, guide, *args, **self.kwargs))
+                return float(objective.loss(model, guide, *args, **kwargs))
         finally:
             for module, mode in zip(modules, training, strict=True):
                 module.training = mode
@@ -203,106 +292,6 @@ class FitLoop:
             evaluation=self.evaluations[-1][1] if self.evaluations else None,
         )
 
-    # -- state ---------------------------------------------------------------------------------------------
-
     def state(self) -> State:
         """Everything a bitwise resume needs, as clones."""
-        flat: State = {f"param/{name}": leaf.detach().clone() for name, leaf in self.leaves.items()}
-        flat |= {f"buffer/{name}": value.clone() for name, value in buffers(*self.pair).items()}
-        if self.optimizer is not None:
-            flat |= flatten_optimiser(self.optimizer, list(self.leaves))
-        flat["rng/torch"] = torch.get_rng_state()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            flat["rng/cuda"] = torch.cuda.get_rng_state()
-        flat["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        flat["evaluations"] = torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2)
-        flat |= self.window.to_state()
-        return flat | {
-            "step": self.step,
-            "skipped": self.skipped,
-            "failures": self.failures,
-            "learning_rate_scale": self.scale,
-        }
-
-    def load(self, state: State, num_steps: int) -> None:
-        """Create the pair's parameters by one evaluation, check the state against them, then load it."""
-        if int(state["step"]) > num_steps:
-            raise ValueError(
-                f"num_steps: the state is already at step {state['step']}, but only {num_steps} were "
-                "asked for; num_steps counts all the steps, those in the state included"
-            )
-        saved = {
-            key.removeprefix("param/"): value for key, value in state.items() if key.startswith("param/")
-        }
-        # Lazy guides draw random numbers while they are set up, and an objective may size itself on its
-        # first call; the saved generator is put in place afterwards.
-        with pyro.validation_enabled(True):
-            _, names = self._call_objective()
-        store = dict(pyro.get_param_store().named_parameters())
-        found = {name: store[name] for name in names if name in store and store[name].requires_grad}
-        _check_parameters(saved, found)
-        with torch.no_grad():
-            for name, leaf in found.items():
-                leaf.copy_(saved[name])
-            for name, value in buffers(*self.pair).items():
-                if f"buffer/{name}" in state:
-                    value.copy_(state[f"buffer/{name}"])
-        groups = optimiser_names(state)
-        # A state of parameters alone has no optimizer's; the fit then starts with a fresh one.
-        for position, group in enumerate(groups or [list(found)]):
-            members = [found[name] for name in group]
-            if position == 0:
-                self.optimizer = self.factory(members, lr=self.learning_rate)
-            elif self.optimizer is not None:
-                self.optimizer.add_param_group({"params": members})
-            self.leaves |= {name: found[name] for name in group}
-        if self.optimizer is not None and groups:
-            load_optimiser(self.optimizer, state)
-        self.losses = [float(loss) for loss in state["losses"]]
-        self.evaluations = [(float(step), float(loss)) for step, loss in state.get("evaluations", [])]
-        self.window = Window.from_state(state)
-        self.step, self.skipped = int(state["step"]), int(state.get("skipped", 0))
-        self.failures, self.scale = (
-            int(state.get("failures", 0)),
-            float(state.get("learning_rate_scale", 1.0)),
-        )
-        torch.set_rng_state(state["rng/torch"])
-        if "rng/cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["rng/cuda"])
-
-    def finish(self, stopped: str) -> Fit:
-        """The result that owns copies of everything."""
-        state = self.state()
-        store = pyro.get_param_store()
-        constraints = store.get_state()["constraints"]
-        return Fit(
-            pair=self.pair,
-            losses=state["losses"],
-            params={name: store[name].detach().clone() for name in self.leaves},
-            state=state,
-            stopped=stopped,
-            skipped=self.skipped,
-            evaluations=state["evaluations"],
-            constraints={name: constraints[name] for name in self.leaves},
-            leaves=dict(self.leaves),
-        )
-
-
-def _check_parameters(saved: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Refuse a state that does not fit the pair, before anything is loaded."""
-    unknown = sorted(set(saved) - set(found))
-    missing = sorted(set(found) - set(saved))
-    if unknown or missing:
-        raise ValueError(
-            f"state: it does not fit the pair. In the state only: {unknown}; in the pair only: {missing}. "
-            "Fix: build the pair with the settings of the run that wrote the state, and create every "
-            "parameter on the programs' first call"
-        )
-    for name, leaf in found.items():
-        old = saved[name]
-        if old.shape != leaf.shape or old.dtype != leaf.dtype:
-            raise ValueError(
-                f"state: parameter '{name}' is {tuple(old.shape)} {old.dtype} in the state but "
-                f"{tuple(leaf.shape)} {leaf.dtype} in the pair. Fix: build the pair with the settings of the "
-                "run that wrote the state"
-            )
+        return state_of(self)

@@ -9,7 +9,9 @@ from typing import Any, final
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from evidentia.inference.compile.inputs import Modules
 
 __all__ = ["Fit", "State", "buffers"]
 
@@ -23,14 +25,10 @@ def buffers(model: Callable[..., Any], guide: Callable[..., Any]) -> dict[str, T
         none; bookkeeping.
 
     Example:
-        >>> sorted(buffers(nn.BatchNorm1d(2), lambda: None))
+        BatchNorm1d(2), lambda: None))
         ['model/num_batches_tracked', 'model/running_mean', 'model/running_var']
     """
-    found: dict[str, Tensor] = {}
-    for role, program in (("model", model), ("guide", guide)):
-        if isinstance(program, nn.Module):
-            found |= {f"{role}/{name}": value for name, value in program.named_buffers()}
-    return found
+    return Modules(model, guide).buffers()
 
 
 @final
@@ -45,9 +43,14 @@ class Fit:
         state: flat dict of tensors and JSON-able scalars (`param/<name>`, `opt/...`, `rng/torch`, `losses`,
             `step`,
             ...). `fit(..., state=fit.state)` continues bitwise.
-        stopped: "converged", "max_steps", "max_seconds", "callback", or the reason a callback gave.
+        stopped: "converged" (the stopping rule), "patience" (no better held-out loss; the parameters are the
+            best ones), "max_steps", "max_seconds", "callback", or the reason a callback gave.
         skipped: number of updates that were skipped because the numbers failed.
         evaluations: (k, 2) float64, held-out losses as rows (step, nats).
+        kl_weight: weight of the latent sites at the last step, or None without a schedule.
+        best_step: step of the lowest held-out loss when `patience` watched it, or None.
+        restart_losses: (R, steps) float64, the losses of every restart in nats, or None for a single fit.
+        frozen: step at which a restart stopped being finite and was left behind, by restart.
 
     References:
         none; bookkeeping.
@@ -62,6 +65,26 @@ class Fit:
     evaluations: Tensor
     constraints: Mapping[str, Any] = field(repr=False)
     leaves: Mapping[str, Tensor] = field(repr=False)
+    kl_weight: float | None = None
+    best_step: int | None = None
+    restart_losses: Tensor | None = None
+    frozen: Mapping[int, int] = field(default_factory=dict)
+    pick: Callable[[int], Fit] | None = field(default=None, repr=False)
+
+    def restart(self, number: int) -> Fit:
+        """The fit of one restart; they are numbered 0 ... R - 1.
+
+        Raises:
+            ValueError: a single fit, or no restart of this number.
+
+        References:
+            none; bookkeeping.
+        """
+        if self.pick is None or self.restart_losses is None:
+            raise ValueError("restart: this is a single fit. Fix: call fit(..., restarts=R)")
+        if not 0 <= number < len(self.restart_losses):
+            raise ValueError(f"restart: expected 0 ... {len(self.restart_losses) - 1}, got {number}")
+        return self.pick(number)
 
     def __repr__(self) -> str:
         last = f"{float(self.losses[-1]):.4f}" if len(self.losses) else "none"

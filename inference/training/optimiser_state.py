@@ -46,10 +46,19 @@ def flatten_optimiser(
                 flat[f"opt/{names[index]}/{index}/{key}"] = value.detach().clone()
             elif isinstance(value, bool | int | float | str):
                 flat[f"opt/{names[index]}/{index}/{key}"] = value
+            elif isinstance(value, list) and all(v is None or isinstance(v, Tensor) for v in value):
+                # The history of LBFGS; an empty place is left out.
+                flat[f"opt/{names[index]}/{index}/{key}#length"] = len(value)
+                flat |= {
+                    f"opt/{names[index]}/{index}/{key}#{place}": entry.detach().clone()
+                    for place, entry in enumerate(value)
+                    if entry is not None
+                }
             else:
                 raise ValueError(
                     f"optimizer {type(optimiser).__name__}: state '{key}' of '{names[index]}' is a "
-                    f"{type(value).__name__}; expected tensors and numbers, so it cannot be resumed. "
+                    f"{type(value).__name__}; expected tensors, numbers or lists of tensors, so it cannot be "
+                    "resumed. "
                     "Fix: use Adam, SGD or another first-order optimizer"
                 )
     groups = [
@@ -113,4 +122,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, flat: Mapping[str, Any]) ->
             # right.
             _, index, entry = key.rsplit("/", 2)
             state.setdefault(int(index), {})[entry] = value.clone() if isinstance(value, Tensor) else value
+    for entries in state.values():
+        for entry in [key for key in entries if key.endswith("#length")]:
+            key = entry.removesuffix("#length")
+            entries[key] = [entries.pop(f"{key}#{place}", None) for place in range(entries.pop(entry))]
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,98 @@
+"""Settings of `fit` checked by name, and the surroundings a fit runs in."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from evidentia.inference.compile.objective import CompiledObjective, compile_objective
+from evidentia.inference.training.fitted import State
+
+__all__ = ["check_settings", "chosen_objective", "own_generator", "quiet_nan"]
+
+
+def check_settings(
+    *,
+    num_steps: int,
+    learning_rate: float,
+    nan: str,
+    compile: str | None,
+    evaluated: bool,
+    at_least_one: dict[str, int | None],
+) -> None:
+    """Refuse settings out of range.
+
+    Raises:
+        ValueError: naming the setting, what was expected and what came.
+
+    References:
+        none; bookkeeping.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps: expected a number >= 0, got {num_steps}")
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ValueError(f"learning_rate: expected a positive finite number, got {learning_rate}")
+    if nan not in ("stop", "skip", "backoff"):
+        raise ValueError(f"nan: expected 'stop', 'skip' or 'backoff', got {nan!r}")
+    if compile not in (None, "aten", "inductor"):
+        raise ValueError(f"compile: expected None, 'aten' or 'inductor', got {compile!r}")
+    for name, value in at_least_one.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected a number >= 1, got {value}")
+    if at_least_one.get("patience") is not None and not evaluated:
+        raise ValueError(
+            "patience: it counts held-out evaluations, but there are none. Fix: pass evaluation_args, or use "
+            "tolerance"
+        )
+
+
+def chosen_objective(objective: Any, compile: str | None) -> Any:
+    """The objective of a fit: Pyro's ELBO by default, recorded when asked for.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> type(chosen_objective(None, None)).__name__
+        'Trace_ELBO'
+    """
+    if objective is None:
+        from pyro.infer import Trace_ELBO
+
+        objective = Trace_ELBO()
+    if compile is None or isinstance(objective, CompiledObjective):
+        return objective
+    return compile_objective(objective, compile)  # type: ignore[arg-type]
+
+
+@contextmanager
+def own_generator(seed: int | None, state: State | None) -> Iterator[None]:
+    """Give the fit its own random stream when a seed or a state sets one, and put the caller's back.
+
+    References:
+        none; bookkeeping.
+    """
+    if seed is None and state is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def quiet_nan() -> Iterator[None]:
+    """Pyro warns about a NaN loss; here the `nan` policy decides what happens.
+
+    References:
+        none; bookkeeping.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)", category=UserWarning)
+        yield
