@@ -130,7 +130,7 @@ def test_a_target_that_exists_or_belongs_to_a_run_is_refused(run, tmp_path, kind
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# pandas itself reads with pyarrow where it has found one, so only the part that it does not need can be hidden.
+# pandas reads with pyarrow once it has found it, so only the part that pandas does not need can be hidden.
 HIDDEN = {"parquet": "pyarrow.parquet", "zarr": "zarr", "graphviz": "graphviz"}
 
 
