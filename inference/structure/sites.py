@@ -22,7 +22,7 @@ def prior_vertices(family: Family, num_draws: int, generator: torch.Generator) -
         >>> family = Family(1).edge("x", "f", ops={"a": Constant(), "b": GLM()}, domain="simplex")
         >>> prior_vertices(family, 2, torch.Generator().manual_seed(0))["gamma/x->f"].exp()
         tensor([[1., 0.],
-                [1., 0.]], dtype=torch.float64)
+                [0., 1.]], dtype=torch.float64)
     """
     parts, relaxed = [], []
     for edge in family.edges:

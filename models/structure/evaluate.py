@@ -8,6 +8,7 @@ from torch import Tensor
 
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.graph import INPUT, Aggregate, Plan
+from evidentia.models.structure.guard import guarded, without_infinities
 
 
 class Design(NamedTuple):
@@ -34,6 +35,9 @@ def evaluate(
 ) -> Tensor:
     """``f_k = agg_k({Σ_r γ_r g_r(f_j; w_r)})`` from the input to the output node.
 
+    Where an operation cannot influence the output (see `live_ops`), values of it that are not finite count as
+    0, and so do derivatives: a structure does not suffer from an operation that it does not use.
+
     Args:
         plan: the checked graph.
         aggregates: aggregation by node, sum when absent.
@@ -57,6 +61,7 @@ def evaluate(
         Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     values = {INPUT: x}
+    dead = _dead_ops(plan, gates)
     for node in plan.nodes[1:]:
         parts = []
         for edge in plan.edges:
@@ -67,11 +72,27 @@ def evaluate(
                 key = f"{edge.name}/{name}"
                 gate = gates.get(key)
                 if gate is not None:
-                    own = {w: weights[f"{key}/{w}"] for w in plan.op_weights[key]}
-                    terms.append(gate[..., None, None] * op(values[edge.source], **own))
+                    names = {w: f"{key}/{w}" for w in plan.op_weights[key]}
+                    own = {w: guarded(weights[n], dead[key], plan.weight_shapes[n]) for w, n in names.items()}
+                    source = values[edge.source]
+                    value = op(guarded(source, dead[key], source.shape[-2:]), **own)
+                    terms.append(
+                        gate[..., None, None] * without_infinities(value, dead[key][..., None, None])
+                    )
             parts.append(_sum(terms) if terms else x.new_zeros(x.shape[-2], plan.edge_widths[edge.name]))
         values[node] = combine(parts, aggregates.get(node, "sum"))
     return values[plan.output]
+
+
+def _dead_ops(plan: Plan, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whether each operation that has a gate is dead, ``(*b)``; one without a gate is closed."""
+    if not gates:
+        return {}
+    keys = [f"{edge.name}/{name}" for edge in plan.edges for name in edge.ops]
+    like = next(iter(gates.values()))
+    given = [gates.get(key, like.new_zeros(())).detach() for key in keys]
+    live = live_ops(plan, torch.stack(torch.broadcast_tensors(*given), -1))
+    return {key: ~live[..., i] for i, key in enumerate(keys) if key in gates}
 
 
 def combine(parts: Sequence[Tensor], aggregate: Aggregate) -> Tensor:

@@ -1,0 +1,85 @@
+"""What keeps an operation that is not finite away from the structures without it: 0·∞ is not 0."""
+
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+
+class _Guard(torch.autograd.Function):
+    """The identity; in the backward pass entries that are not finite become 0 where `dead` is true."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, dead: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (dead,) = ctx.saved_tensors
+        return without_infinities(gradients[0], dead), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return tangent.view_as(tangent)
+
+
+def without_infinities(value: Tensor, dead: Tensor) -> Tensor:
+    """0 in place of what is not finite where `dead`, which broadcasts against the value; the rest as it is.
+
+    References:
+        none; a guard.
+
+    Example:
+        >>> without_infinities(torch.tensor([torch.inf, 1.0, torch.nan]), torch.tensor([True, True, False]))
+        tensor([0., 1., nan])
+    """
+    if _all_finite(value):
+        return value
+    return torch.where(dead & ~torch.isfinite(value), 0.0, value)
+
+
+def _all_finite(value: Tensor) -> bool:
+    """One cheap reduction that spares the usual case three passes; False where it cannot be known.
+
+    Under vmap and in a trace a value cannot be looked at, which raises RuntimeError.
+    """
+    try:
+        return bool(torch.isfinite(value.detach().sum()))
+    except RuntimeError:
+        return False
+
+
+def guarded(value: Tensor, dead: Tensor, shape: Size) -> Tensor:
+    """The same tensor ``(*b, *shape)`` for an operation that is dead in some structures of the batch.
+
+    The output does not depend on a dead operation, so the derivatives by its weights and its input are 0.
+    The chain rule finds 0·∞ = NaN where the operation is not finite; this puts the 0 back. Every derivative
+    that is finite passes unchanged, of any order. Gradients are kept apart by structure, hence a value
+    without the batch dimensions of `dead` gets them.
+
+    Args:
+        value: a weight or an input of the operation.
+        dead: ``(*b)``.
+        shape: of the value without batch.
+
+    References:
+        none; a guard.
+
+    Example:
+        >>> w = torch.tensor(1e3, requires_grad=True)
+        >>> term = 0.0 * torch.exp(guarded(w, torch.tensor(True), torch.Size()))
+        >>> torch.autograd.grad(term, w)
+        (tensor(0.),)
+    """
+    if not value.requires_grad:
+        return value
+    batch = torch.broadcast_shapes(value.shape[: value.ndim - len(shape)], dead.shape)
+    result: Tensor = _Guard.apply(value.expand(batch + shape), dead.reshape(dead.shape + (1,) * len(shape)))
+    return result
