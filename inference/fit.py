@@ -19,7 +19,15 @@ from evidentia.inference.training.fitted import Fit as Fit
 from evidentia.inference.training.fitted import State
 from evidentia.inference.training.optimiser import adam
 from evidentia.inference.training.patience import put_back, update_best
-from evidentia.inference.training.settings import check_settings, chosen_objective, own_generator, quiet_nan
+from evidentia.inference.training.restarts import fit_restarts
+from evidentia.inference.training.settings import (
+    check_settings,
+    chosen_objective,
+    chosen_restarts,
+    own_generator,
+    quiet_nan,
+)
+from evidentia.inference.training.starts import Restarts
 from evidentia.inference.training.stopping import StoppingRule, stopping_rule, update_window
 
 __all__ = ["Fit", "FitError", "fit", "restore"]
@@ -44,6 +52,7 @@ def fit(
     patience: int | None = None,
     compile: Literal["aten", "inductor"] | None = None,
     steps_per_call: int = 1,
+    restarts: Restarts | int = 1,
     anneal: Mapping[str, Callable[[int], float]] | None = None,
     kl_weight: Callable[[int], float] | None = None,
     callbacks: Sequence[CallbackLike] = (),
@@ -61,7 +70,8 @@ def fit(
     Args:
         pair: model and guide; the guide's trace is replayed in the model.
         args: passed to both, as are further keywords.
-        objective: any Pyro ELBO object; `Trace_ELBO()` when None. The number of particles belongs to it.
+        objective: any Pyro ELBO object; the number of particles belongs to it. `Trace_ELBO()` when None, or
+            its twin that can be recorded when `compile` or `restarts` ask for that.
         num_steps: total number of steps, those already in `state` included.
         learning_rate: the rate given to `optimizer`.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`, once for all parameters. Adam, fused
@@ -90,6 +100,11 @@ def fit(
             a warning.
         steps_per_call: recorded steps between two looks at the numbers, callbacks and rules. A failure is
             still found at its step.
+        restarts: number of independent fits in one recorded step (see
+            `evidentia.inference.training.starts.Restarts` for where they begin). They share the batches,
+            not the noise. The result is the best of them; `Fit.restart(r)` gives any other. One that fails
+            is frozen at that step (with nan="skip": its update is skipped). The optimizer must work entry
+            by entry. Not with state, checkpoint_every, tolerance, patience or nan="backoff".
         anneal: schedule by keyword: each step passes `keyword=tensor(schedule(step))` to both programs.
         kl_weight: schedule of a factor \(\beta > 0\) on the log densities of both programs' latent sites.
             Held-out losses are at weight 1; the stopping rule waits while the weight moves. Below 1 the loss
@@ -137,12 +152,22 @@ def fit(
         },
     )
     rule, annealing = stopping_rule(tolerance), Annealing(anneal, kl_weight)
+    together = chosen_restarts(restarts, nan, state, checkpoint_every, tolerance, patience)
+    recorded = compile if together is None else (compile or "aten")
     run = FitLoop(
-        pair, args, kwargs, chosen_objective(objective, compile), learning_rate, optimizer, schedule, nan,
+        pair, args, kwargs, chosen_objective(objective, recorded), learning_rate, optimizer, schedule, nan,
         max_failures, batches, annealing,
     )  # fmt: skip
     started = time.monotonic()
     with own_generator(seed, state), quiet_nan(), pyro.get_param_store().scope():
+        if together is not None:
+            result = fit_restarts(
+                run, together, compile or "aten", num_steps=num_steps, skip=nan == "skip",
+                callbacks=callbacks, evaluation_args=evaluation_args, max_seconds=max_seconds,
+            )  # fmt: skip
+            annealing.warn(run.step)
+            notify(callbacks, "on_end", result)
+            return result
         if state is not None:
             load_state(run, state, num_steps)
         stopped, first = "max_steps", True

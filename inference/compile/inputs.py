@@ -143,6 +143,10 @@ class Modules:
                         live[full].copy_(values[full])
         return replaced
 
+    def all(self) -> list[nn.Module]:
+        """Every module once."""
+        return list(self._all)
+
     def modes(self) -> tuple[bool, ...]:
         """Whether each module is in training mode."""
         return tuple(module.training for module in self._all)

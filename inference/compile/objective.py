@@ -8,7 +8,6 @@ from typing import Any, final
 
 import pyro
 import torch
-from pyro.infer import ELBO
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from evidentia.inference.compile.program import (
     preserved,
     record,
 )
+from evidentia.inference.objectives.objective import Objective
 
 __all__ = ["CompiledObjective", "compile_objective"]
 
@@ -89,7 +89,7 @@ def compile_objective(
 
 
 @final
-class CompiledObjective(ELBO):
+class CompiledObjective(Objective):
     """What `compile_objective` returns; it works in `pyro.infer.SVI` and in `fit`.
 
     Attributes:
@@ -151,9 +151,6 @@ class CompiledObjective(ELBO):
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """The loss in nats by the objective itself, eagerly."""
         return self.objective.loss(model, guide, *args, **kwargs)
-
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("a recorded step has no traces; ask `objective`")
 
     # -- recording ---------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ class FitLoop:
             torch.set_rng_state(noise)
             return self.loss_and_gradient()
 
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        self.optimizer.step(closure)
         torch.set_rng_state(after)
         self.modules.put(self.modules.buffers(), kept)
         if all_finite(0.0, self.leaves.values()):

@@ -51,6 +51,8 @@ class Fit:
         best_step: step of the lowest held-out loss when `patience` watched it, or None.
         restart_losses: (R, steps) float64, the losses of every restart in nats, or None for a single fit.
         frozen: step at which a restart stopped being finite and was left behind, by restart.
+        best_restart: which restart has the lowest mean loss over the last steps (up to 100, at most a
+            quarter of the run), or the lowest held-out loss.
 
     References:
         none; bookkeeping.
@@ -69,6 +71,7 @@ class Fit:
     best_step: int | None = None
     restart_losses: Tensor | None = None
     frozen: Mapping[int, int] = field(default_factory=dict)
+    best_restart: int | None = None
     pick: Callable[[int], Fit] | None = field(default=None, repr=False)
 
     def restart(self, number: int) -> Fit:

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.infer import Trace_ELBO
 
 from evidentia.inference.compile.objective import CompiledObjective, compile_objective
+from evidentia.inference.objectives.particle import ParticleELBO
 from evidentia.inference.training.fitted import State
+from evidentia.inference.training.starts import Restarts, restarts_setting
 
-__all__ = ["check_settings", "chosen_objective", "own_generator", "quiet_nan"]
+__all__ = ["check_settings", "chosen_objective", "chosen_restarts", "own_generator", "quiet_nan"]
 
 
 def check_settings(
@@ -52,7 +55,7 @@ def check_settings(
 
 
 def chosen_objective(objective: Any, compile: str | None) -> Any:
-    """The objective of a fit: Pyro's ELBO by default, recorded when asked for.
+    """The objective of a fit, recorded when asked for; by default the ELBO (Pyro's, or ours to be recorded).
 
     References:
         none; bookkeeping.
@@ -62,12 +65,46 @@ def chosen_objective(objective: Any, compile: str | None) -> Any:
         'Trace_ELBO'
     """
     if objective is None:
-        from pyro.infer import Trace_ELBO
-
-        objective = Trace_ELBO()
+        # Pyro's reads a number out of a tensor on its way, which cannot be recorded.
+        objective = Trace_ELBO() if compile is None else ParticleELBO("elbo", "total")
     if compile is None or isinstance(objective, CompiledObjective):
         return objective
     return compile_objective(objective, compile)  # type: ignore[arg-type]
+
+
+def chosen_restarts(
+    restarts: Restarts | int,
+    nan: str,
+    state: State | None,
+    checkpoint_every: int | None,
+    tolerance: Any,
+    patience: int | None,
+) -> Restarts | None:
+    """The setting of several restarts, or None for one.
+
+    Raises:
+        ValueError: a setting that several restarts cannot share.
+
+    References:
+        none; bookkeeping.
+    """
+    setting = restarts_setting(restarts)
+    if setting.number == 1:
+        return None
+    wrong = {
+        "state": state is not None,
+        "checkpoint_every": checkpoint_every is not None,
+        "tolerance": tolerance is not None,
+        "patience": patience is not None,
+        "nan='backoff'": nan == "backoff",
+    }
+    if any(wrong.values()):
+        names = ", ".join(name for name, given in wrong.items() if given)
+        raise ValueError(
+            f"restarts={setting.number}: not together with {names}. Fix: leave them out, and continue the "
+            "best restart alone with fit(pair, ..., state=result.state)"
+        )
+    return setting
 
 
 @contextmanager
