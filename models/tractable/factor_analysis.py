@@ -91,7 +91,7 @@ def factor_step(covariance: Tensor, factor: Tensor, variance: Tensor, *, floor: 
         W', ψ' and the mean log-likelihood at (W, ψ).
 
     Raises:
-        ValueError: a ψ' at or below zero (a Heywood case) and no floor.
+        ValueError: a ψ' that is zero to rounding, as for a constant column, and no floor.
 
     References:
         Rubin, Thayer, 1982, EM algorithms for ML factor analysis.
@@ -117,8 +117,8 @@ def factor_step(covariance: Tensor, factor: Tensor, variance: Tensor, *, floor: 
     elif bool((new_variance <= least).any()):
         column = int((new_variance - least).argmin())
         raise ValueError(
-            f"factor_analysis: the noise variance of column {column} reaches zero, where the likelihood is "
-            "unbounded (a Heywood case). Fix: floor=1e-6, fewer latents, or drop the column if it is constant"
+            f"factor_analysis: the noise variance of column {column} reaches zero, where the step ends. "
+            "Fix: drop the column if it is constant, use floor=1e-6, or fewer latents"
         )
     return FactorStep(new_factor, new_variance, log_likelihood)
 
@@ -136,6 +136,7 @@ class FactorFit(NamedTuple):
     log_likelihood: Tensor
 
 
+@torch.no_grad()
 def factor_analysis_em(
     x: Tensor, latent: int, *, num_steps: int = 1000, tolerance: float = 1e-9, floor: float = 0.0
 ) -> FactorFit:
@@ -146,7 +147,8 @@ def factor_analysis_em(
         latent: q, between 1 and D - 1.
         num_steps: largest number of steps.
         tolerance: stop when a step raises the mean log-likelihood by less, in nats for one datum.
-        floor: smallest noise variance, see `factor_step`.
+        floor: smallest noise variance, see `factor_step`. Where the maximum has a noise variance of zero (a
+            Heywood case) EM creeps towards it without an end; a floor stops it there.
 
     Returns:
         μ, W, the scales, and the mean log-likelihood before each step, never decreasing.

@@ -104,7 +104,7 @@ def mixture_step(x: Tensor, parameters: MixtureParameters, *, floor: float = 0.0
     spread = x.var(0, correction=0)
     for k in range(len(mass)):
         if not bool(mass[k] > 10 * torch.finfo(x.dtype).eps):
-            raise _collapse(k, float(mass[k]), "has no data left")
+            raise _collapse(k, float(mass[k].detach()), "has no data left")
     loc = responsibility.mT @ x / mass[:, None]
     residual = x[:, None, :] - loc
     if parameters.scale.dim() == 2:
@@ -119,7 +119,7 @@ def mixture_step(x: Tensor, parameters: MixtureParameters, *, floor: float = 0.0
         smallest = torch.where(info == 0, pivots.amin(-1), 0.0)
     for k in range(len(mass)):
         if not bool(smallest[k] > _COLLAPSED):
-            raise _collapse(k, float(mass[k]), "has no width in some direction")
+            raise _collapse(k, float(mass[k].detach()), "has no width in some direction")
     return MixtureStep(MixtureParameters(mass / len(x), loc, scale), evidence.mean())
 
 
@@ -134,6 +134,7 @@ class MixtureFit(NamedTuple):
     log_likelihood: Tensor
 
 
+@torch.no_grad()
 def gaussian_mixture_em(
     x: Tensor,
     start: MixtureParameters,
