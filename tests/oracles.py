@@ -131,5 +131,5 @@ PYRO_SUBSAMPLED = {"evidence": -33.68, "iwae": -34.45, "renyi": -26.77, "tmc": -
 # Tail-adaptive weights for log w = (3, 1, 2), beta = -1: those of the paper, and Pyro's.
 TAIL_ADAPTIVE_WEIGHTS = (6 / 11, 2 / 11, 3 / 11)
 PYRO_TAIL_ADAPTIVE_WEIGHTS = (3 / 11, 2 / 11, 6 / 11)
-# sd of the gradient of loc and log scale where the guide equals the prior N(1, 2): the total derivative's.
-PYRO_TOTAL_SD = (0.51, 1.52)
+# sd of the total derivative in loc and log scale where the guide equals the prior N(1, 2): of ε/2 and ε² - 1.
+PYRO_TOTAL_SD = (0.5, 2**0.5)

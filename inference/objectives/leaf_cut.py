@@ -225,7 +225,7 @@ def run_particles(
     depth = nesting if num_particles > 1 else max_plate_nesting
 
     def terms(sites: Sequence[dict[str, Any]], is_guide: bool) -> list[SiteTerm]:
-        return [site_term(s, dims, plates.scale, depth, guide=is_guide) for s in sites]  # type: ignore[arg-type]
+        return [site_term(s, dims, plates.scale, depth, guide=is_guide) for s in sites]
 
     p_terms = terms(model_sites, False)
     reparam = terms([s for s in guide_sites if _is_reparam(s)], True)

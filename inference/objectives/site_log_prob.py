@@ -42,7 +42,7 @@ def site_term(
     site: dict[str, Any],
     dims: tuple[int, ...],
     plate_scale: float,
-    max_plate_nesting: int,
+    max_plate_nesting: float,
     *,
     guide: bool = False,
 ) -> SiteTerm:
@@ -52,21 +52,27 @@ def site_term(
         site: of a trace.
         dims: batch dimensions to keep, ascending.
         plate_scale: the scale of the independent plates, taken out here.
-        max_plate_nesting: number of batch dimensions, the particles' included; checked when Pyro's
-            validation is on.
+        max_plate_nesting: number of batch dimensions, the particles' included.
         guide: the site is the guide's, so a missing inverse is explained.
 
     Returns:
         `SiteTerm`, one dimension for each of `dims`.
 
     Raises:
-        ValueError: the density cannot be evaluated at a value that was cut off its transform, or the
-            distribution refuses the value.
+        ValueError: more batch dimensions than there are plates; a density that cannot be evaluated at a value
+            cut off its transform; a value that the distribution refuses.
 
     References:
         none; bookkeeping.
     """
     raw = _log_prob(site, guide)
+    if raw.dim() > max_plate_nesting:
+        raise ValueError(
+            f"site '{site['name']}': expected at most {max_plate_nesting} batch dimensions (plates and "
+            f"particles), got a log-probability of shape {tuple(raw.shape)}, which pairs particles with each "
+            "other. Fix: index from the right (value[..., i], sum(-1)) so that particles can be added on the "
+            "left, or vectorize_particles=False"
+        )
     if is_validation_enabled():
         site["log_prob"] = raw
         check_site_shape(site, max_plate_nesting)  # type: ignore[arg-type]
