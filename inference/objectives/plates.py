@@ -115,11 +115,11 @@ def independent_plates(
                 continue
             names.add(frame.name)
             first = seen.setdefault(frame.name, frame)
-            if first.dim != frame.dim or first.size != frame.size:
+            if (first.dim, first.size, first.full_size) != (frame.dim, frame.size, frame.full_size):
                 raise ValueError(
-                    f"plate '{frame.name}': expected one size and dimension everywhere, got size "
-                    f"{first.size} at dim {first.dim} and, at site '{site['name']}', size {frame.size} at "
-                    f"dim {frame.dim}. Fix: declare the plate alike in the model and the guide"
+                    f"plate '{frame.name}': expected one size and dimension everywhere, got {_shown(first)} "
+                    f"and, at site '{site['name']}', {_shown(frame)}. Fix: declare the plate alike in the "
+                    "model and the guide"
                 )
         members.append((site["name"], names))
         common = names if common is None else common & names
@@ -141,6 +141,10 @@ def independent_plates(
     for frame in frames:
         scale = scale * _ratio(frame)
     return IndependentPlates(tuple(frames), tuple(int(frame.dim or 0) for frame in frames), scale)
+
+
+def _shown(frame: CondIndepStackFrame) -> str:
+    return f"size {frame.full_size} (batch {frame.size}) at dim {frame.dim}"
 
 
 def _ratio(frame: CondIndepStackFrame) -> float:

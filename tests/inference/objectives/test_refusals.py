@@ -2,7 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
-import pyro.distributions.transforms as T
+import pyro.distributions.transforms as flows
 import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoNormal
@@ -29,7 +29,7 @@ def normal(name="z", size=2, **infer):
     return guide
 
 
-# -- sites that do not match -----------------------------------------------------------------------------------
+# -- sites that do not match -------------------------------------------------------------------------------
 
 
 def test_a_guide_site_the_model_lacks():
@@ -38,7 +38,7 @@ def test_a_guide_site_the_model_lacks():
 
     def both():
         normal()()
-        normal("y")()
+        pyro.sample("y", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match=r"site 'y'.*they are: 'z'.*is_auxiliary"):
         DREG.loss(model, both)
@@ -65,7 +65,7 @@ def test_plates_that_differ():
     pyro.enable_validation(False)
     with pytest.raises(ValueError, match=r"site 'z': expected the same plates.*\['data'\] in the model"):
         ParticleELBO("iwae", "total", num_particles=1).loss(model, bare)
-    with pytest.raises(ValueError, match=r"plate 'data': expected one size.*size 3.*size 2|size 2.*size 3"):
+    with pytest.raises(ValueError, match=r"plate 'data': expected one size.*size 2 .*'z', size 3 "):
         ParticleELBO("iwae", "total", num_particles=1).loss(model, normal(size=3))
 
 
@@ -103,7 +103,7 @@ def test_values_that_pair_particles():
         DREG.loss(careless, guide)
 
 
-# -- numbers ---------------------------------------------------------------------------------------------------
+# -- numbers -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True])
@@ -160,7 +160,7 @@ def test_impossible_data_are_named_and_harm_nobody():
         assert width.grad[1] == 0
 
 
-# -- guides ----------------------------------------------------------------------------------------------------
+# -- guides ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_dreg_needs_reparameterised_sites(objective, options, fix):
 
     with pytest.raises(ValueError, match=f"site 'k': expected a reparameterised.*{fix}"):
         ParticleELBO(objective, "dreg", num_particles=4, **options).loss_and_grads(pair, pair)
-    with pytest.raises(ValueError, match="site 'k'.*objective='renyi'"):
+    with pytest.raises(ValueError, match=r"site 'k'.*objective='renyi'"):
         ParticleELBO("tail_adaptive", "total", num_particles=2).loss(pair, pair)
 
 
-@pytest.mark.parametrize("transform", [T.Planar, T.Radial])
+@pytest.mark.parametrize("transform", [flows.Planar, flows.Radial])
 def test_flows_without_an_inverse(transform):
     """Trap 3: refused where the cut needs the inverse, fine with the total derivative."""
     flow = transform(2)
@@ -208,7 +208,7 @@ def test_flows_without_an_inverse(transform):
 
 @pytest.mark.parametrize(
     ("make", "columns"),
-    [(lambda: T.affine_autoregressive(2, [4]), 2), (lambda: T.affine_coupling(2, [4]), 2)],
+    [(lambda: flows.affine_autoregressive(2, [4]), 2), (lambda: flows.affine_coupling(2, [4]), 2)],
 )
 def test_flows_with_an_inverse(make, columns):
     flow = make()
