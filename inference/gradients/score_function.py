@@ -128,4 +128,5 @@ def one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         >>> one_hot(torch.tensor(1), 3, torch.float32)
         tensor([0., 1., 0.])
     """
-    return torch.nn.functional.one_hot(index, size).to(dtype)
+    # torch's own one_hot looks at the largest index, which a captured graph cannot.
+    return (index[..., None] == torch.arange(size, device=index.device)).to(dtype)

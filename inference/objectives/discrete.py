@@ -227,14 +227,19 @@ differentiable in the values |
     def _control(self, blocks: Sequence[Block]) -> ControlVariate | None:
         if self.estimator not in ("rebar", "relax") or not torch.is_grad_enabled():
             return None
+        width = sum(block.logits.shape[-1] for block in blocks)
         if self.control_variate is None:
-            width = sum(block.logits.shape[-1] for block in blocks)
             self.control_variate = ControlVariate(
                 width if self.estimator == "relax" else None,
                 hidden=self.hidden,
                 temperature=self.temperature,
                 dtype=blocks[0].logits.dtype,
                 device=blocks[0].logits.device,
+            )
+        if self.control_variate.width not in (None, width):
+            raise ValueError(
+                f"control_variate: it was made for {self.control_variate.width} bits in each element of the "
+                f"independent plates, got {width}. Fix: a new objective for another pair"
             )
         pyro.module("control_variate", self.control_variate, update_module_params=True)
         return self.control_variate

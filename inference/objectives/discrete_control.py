@@ -47,6 +47,7 @@ class ControlVariate(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones((), dtype=dtype, device=device))
         self.log_temperature = nn.Parameter(torch.full((), math.log(temperature), dtype=dtype, device=device))
+        self.width = width
         self.net: nn.Sequential | None = None
         if width is not None:
             last = nn.Linear(hidden, 1, dtype=dtype, device=device)

@@ -141,7 +141,8 @@ def linear_extension(fn: Any, name: str, *, detach: bool = False) -> Distributio
             linear_extension(fn.base_dist, name, detach=detach), fn.reinterpreted_batch_ndims
         )
     if isinstance(fn, dist.MaskedDistribution):
-        return linear_extension(fn.base_dist, name, detach=detach).mask(fn._mask)
+        inside: Any = linear_extension(fn.base_dist, name, detach=detach)
+        return dist.MaskedDistribution(inside, fn._mask)
     if not isinstance(fn, _KINDS):
         raise NotImplementedError(
             f"site '{name}': expected Bernoulli, OneHotCategorical or Categorical in the model too, got "
@@ -155,7 +156,7 @@ def linear_extension(fn: Any, name: str, *, detach: bool = False) -> Distributio
     return dist.Categorical(logits=logits, validate_args=False)
 
 
-class _LinearOneHot(dist.OneHotCategorical):  # type: ignore[misc]
+class _LinearOneHot(dist.OneHotCategorical):
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits).sum(-1)
 

@@ -165,6 +165,8 @@ def test_antithetic_draws_have_the_right_law_and_disarm_is_arm_given_the_pair():
         pair.opposite == torch.tensor([0.0, 1.0]).double()
     ).all(1)
     kept = type(pair)(*(part[same] for part in pair))
+    rows = arm(torch.tensor([2.0]), torch.tensor([-1.0]), type(pair)(*(part[:1] for part in kept)))
+    torch.testing.assert_close(rows, 3 * (kept.uniform[0] - 0.5))
     f, g = torch.full((int(same.sum()),), 2.0).double(), torch.full((int(same.sum()),), -1.0).double()
     each = (f - g)[:, None] * (kept.uniform - 0.5)
     assert z_scores(each, disarm(f, g, kept, theta)).abs().max() < 4.5
