@@ -194,17 +194,22 @@ def _held_fixed(
     with torch.no_grad(), poutine.trace(param_only=True) as capture:
         model(*args, **kwargs)
     values = {name: site["value"].detach() for name, site in capture.trace.nodes.items()}
-    leaves = list(model.parameters()) if isinstance(model, nn.Module) else []
-    trained = [leaf for leaf in leaves if leaf.requires_grad]
+    module = model if isinstance(model, nn.Module) else nn.Module()
+    trained = [leaf for leaf in module.parameters() if leaf.requires_grad]
+    training = [part for part in module.modules() if part.training]
 
     def fixed(*args: Any, **kwargs: Any) -> Any:
         with _Answer(values):
             return model(*args, **kwargs)
 
     try:
+        for part in training:
+            part.training = False
         for leaf in trained:
             leaf.requires_grad_(False)
         yield fixed
     finally:
         for leaf in trained:
             leaf.requires_grad_(True)
+        for part in training:
+            part.training = True

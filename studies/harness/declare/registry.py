@@ -162,11 +162,15 @@ datasets = Registry(
     {key: f"{_HERE}.data.datasets:{key}" for key in ("diabetes", "diabetes_wide", "digits", "tanh")}
     | {"csv": f"{_HERE}.data.table_file:csv"},
 )
-models = Registry("model", {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"})
+models = Registry(
+    "model",
+    {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"}
+    | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard")},
+)
 guides = Registry("guide")
 inferences = Registry(
     "inference",
-    {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts")}
+    {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts", "latent", "signal")}
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
     | {"linear_baseline": f"{_HERE}.handlers.baselines:linear_baseline"},
 )

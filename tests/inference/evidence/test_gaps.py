@@ -10,6 +10,7 @@ from evidentia.inference.evidence.gaps import GapEstimate, decompose, gaps
 from evidentia.inference.evidence.local_guide import local_guide
 from evidentia.inference.fit import fit
 from evidentia.inference.objectives.particle import ParticleELBO
+from evidentia.models.latent.vae import vae_pair
 
 PRECISION = torch.tensor([[2.0, 0.8], [0.8, 1.5]], dtype=torch.float64)
 LOC, SCALE = torch.tensor([0.7, -0.4], dtype=torch.float64), torch.tensor([0.6, 1.1], dtype=torch.float64)
@@ -126,6 +127,15 @@ def test_the_model_is_held_fixed_and_trainable_afterwards():
             assert torch.equal(value, before[name])
     assert all(parameter.requires_grad for parameter in net.parameters())
     assert not any(bool(parameter.isnan().any()) for parameter in net.parameters())
+
+
+def test_the_modules_of_a_model_are_left_as_they_were(recwarn):
+    pair = vae_pair(2, 4, [8])
+    found = gaps(pair, torch.bernoulli(torch.full((5, 4), 0.5)), num_steps=5, num_particles=10, seed=0)
+    assert found.total.per_datum.shape == (5,)
+    assert not recwarn.list
+    assert all(part.training for part in pair.model.modules())
+    assert all(parameter.requires_grad for parameter in pair.model.parameters())
 
 
 def test_a_site_that_depends_on_another_latent_is_refused_by_name():
