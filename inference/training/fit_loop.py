@@ -19,6 +19,7 @@ from evidentia.inference.training.callbacks import CallbackLike, Step, notify
 from evidentia.inference.training.checkpoint import state_of
 from evidentia.inference.training.finite import FitError, all_finite, locate, non_finite_names
 from evidentia.inference.training.fitted import State
+from evidentia.inference.training.names import refuse_shared_names
 from evidentia.inference.training.optimiser import fusable, needs_closure
 from evidentia.inference.training.patience import Best
 from evidentia.inference.training.stopping import Window
@@ -147,6 +148,8 @@ class FitLoop:
         }
         if not new:
             return
+        if not self.leaves:
+            refuse_shared_names(self.pair, new)
         self.leaves |= new
         self.modules = Modules(*self.pair)  # a lazy guide has built its modules by now
         self.join(list(new.values()))
