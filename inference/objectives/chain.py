@@ -101,7 +101,7 @@ def place(values: Tensor, dims: tuple[int, ...], event_dim: int) -> Tensor:
     shape = [1] * (-dims[0] if dims else 0)
     for dim, size in zip(dims, values.shape, strict=True):
         shape[dim] = size
-    return values.reshape(*shape, *(1,) * event_dim)
+    return values.reshape((*shape, *(1,) * event_dim))
 
 
 def rescale(
@@ -131,7 +131,7 @@ def rescale(
     if density and not (isinstance(leaf.scale, float | int) and leaf.scale == 1.0):
         beta = leaf.scale
         if isinstance(beta, Tensor):
-            beta = beta.detach().reshape(*beta.shape, *(1,) * leaf.event_dim)
+            beta = beta.detach().reshape((*beta.shape, *(1,) * leaf.event_dim))
         factor = 1.0 - beta * (1.0 - factor)
     return gradient * factor
 
