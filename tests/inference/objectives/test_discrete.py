@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoNormalMessenger
 
 from evidentia.inference.fit import fit
 from evidentia.inference.objectives.discrete import DiscreteELBO
+from evidentia.inference.objectives.discrete_sites import discrete_blocks
 
 R = 4000  # replicates of one datum, each with parameters of its own: one backward gives R gradients
 X = 0.8
@@ -247,6 +248,20 @@ def test_a_global_site_couples_the_plate():
         DiscreteELBO("local", num_particles=100).loss_and_grads(model, guide)
         rows.append(-torch.cat([pyro.param("theta").grad, pyro.param("phi").grad[None]]))
     assert toys.z_scores(torch.stack(rows), exact_gradient).abs().max() < 4.5
+
+
+@pytest.mark.parametrize("dims", [(-1,), (-3, -1), (-2,), ()])
+def test_coordinates_find_their_way_back_into_three_plates(dims):
+    theta = torch.randn(2, 3, 4, 5, 2)
+
+    def guide():
+        with pyro.plate("a", 2, dim=-3), pyro.plate("b", 3, dim=-2), pyro.plate("c", 4, dim=-1):
+            pyro.sample("z", dist.OneHotCategorical(logits=theta).to_event(1))
+
+    (block,) = discrete_blocks(poutine.trace(guide).get_trace(), dims, 3)
+    assert block.logits.shape[:-2] == tuple(theta.shape[3 + d] for d in dims)
+    normal = theta.log_softmax(-1)
+    torch.testing.assert_close(block.site_value(torch.stack([block.logits, -block.logits]))[0], normal)
 
 
 # -- training -----------------------------------------------------------------------------------------------
