@@ -14,8 +14,8 @@ class LogGamma(TorchDistribution):
     """Law of ``y = log x`` with ``x ~ Gamma(a, rate)``.
 
     ``log_prob(y) = a log(rate) + a y - rate e^y - lnΓ(a)``. Draws are ``log Gamma(a + 1) + log(U)/a - log
-    rate``: no underflow (at a = 0.05 in float32 more than one draw in a hundred of torch's Gamma is stuck at the
-    smallest number). The gradient is that of torch's Gamma at a + 1 plus the explicit one of ``log(U)/a``.
+    rate``: no underflow (at a = 0.05 in float32 more than one draw in a hundred of torch's Gamma is stuck at
+    the smallest number). The gradient is that of torch's Gamma at a + 1 plus that of ``log(U)/a``.
 
     Args:
         concentration: a > 0; broadcasts with ``rate``.

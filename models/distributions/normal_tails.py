@@ -64,7 +64,7 @@ def ndtri_exp(log_p: Tensor) -> Tensor:
     """The inverse of ``log_ndtr``: x with ``log Φ(x) = log_p``, for log_p down to about -1e15.
 
     ``ndtri`` where ``exp(log_p)`` is representable with all digits; in the far left tail an asymptotic start
-    ``-√(y - log(2π y))``, ``y = -2 log_p``, and three Newton steps on the concave ``log Φ``. No gradient.
+    ``-√(y - log(2π y))``, ``y = -2 log_p``, and two Newton steps on the concave ``log Φ``. No gradient.
 
     Args:
         log_p: logarithms of probabilities, float64, any shape.
@@ -84,7 +84,7 @@ def ndtri_exp(log_p: Tensor) -> Tensor:
     central = torch.where(near < -math.log(2), left, right)
     y = -2 * torch.where(far, log_p, -300.0)
     x = -(y - (2 * math.pi * y).log()).sqrt()
-    for _ in range(3):
+    for _ in range(2):
         value = torch.special.log_ndtr(x)
         hazard = (-0.5 * x.square() - HALF_LOG_2PI - value).exp()
         x = x - (value + 0.5 * y) / hazard

@@ -90,8 +90,8 @@ class VonMises(TorchDistribution):
     def cdf(self, value: Tensor) -> Tensor:
         """Distribution function of the draw on [-π, π]: the mass of the arc from -π to ``value``.
 
-        Beyond that range it goes on by one for each turn. The cut does not move with μ, so that mixtures of
-        von Mises laws have one cut and unbiased gradients.
+        Beyond that range it goes on by one for each turn. It has no jump opposite to μ: inside the range of
+        the draws, one would bias the gradients of mixtures.
         """
         if self._validate_args:
             self._validate_sample(value)

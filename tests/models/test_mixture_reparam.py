@@ -63,6 +63,26 @@ def test_one_dimension_against_quantile_differences(dtype: torch.dtype) -> None:
             torch.testing.assert_close(part[:, j].double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["scalar", "gaussian"])
+def test_both_tails_keep_their_digits(kind: str) -> None:
+    # mirroring draw and locations mirrors the draw's motion; 1 - F has no digits left at 7.5 sd unless F is
+    # replaced by the survival function there
+    gradient = []
+    for sign in (1.0, -1.0):
+        logits = torch.tensor([0.3, -0.2], dtype=F64).requires_grad_()
+        loc = sign * torch.tensor([-0.4, 0.5], dtype=F64)
+        z = sign * torch.tensor([7.5, 7.5], dtype=F64)
+        parts = dist.Normal(loc, 1.0)
+        if kind == "gaussian":
+            parts = dist.MultivariateNormal(loc[:, None].expand(2, 2), torch.eye(2, dtype=F64))
+        s, log_density, lower = distributional_transform(logits.log_softmax(-1), parts, z)
+        y = implicit_sample(z, s, log_density, lower) if lower is not None else None
+        if y is None:
+            y = implicit_sample(z, s[..., 0], log_density[..., 0])
+        gradient.append(torch.autograd.grad((sign * y).sum(), logits)[0])
+    torch.testing.assert_close(gradient[0], gradient[1], rtol=1e-9, atol=0)
+
+
 def components(kind: str) -> torch.distributions.Distribution:
     torch.manual_seed(1)
     loc = torch.randn(3, 4, dtype=F64)
