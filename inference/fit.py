@@ -104,7 +104,8 @@ def fit(
             `evidentia.inference.training.starts.Restarts` for where they begin). They share the batches,
             not the noise. The result is the best of them; `Fit.restart(r)` gives any other. One that fails
             is frozen at that step (with nan="skip": its update is skipped). The optimizer must work entry
-            by entry. Not with state, checkpoint_every, tolerance, patience or nan="backoff".
+            by entry; its step count is shared. Not with state, checkpoint_every, tolerance, patience or
+            nan="backoff".
         anneal: schedule by keyword: each step passes `keyword=tensor(schedule(step))` to both programs.
         kl_weight: schedule of a factor \(\beta > 0\) on the log densities of both programs' latent sites.
             Held-out losses are at weight 1; the stopping rule waits while the weight moves. Below 1 the loss

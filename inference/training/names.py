@@ -39,7 +39,8 @@ def refuse_shared_names(pair: tuple[Any, Any], names: Iterable[str]) -> None:
     if not all(isinstance(program, PyroModule) for program in pair):
         return
     of_model, of_guide = (dict(program.named_parameters()) for program in pair)
-    for name in names:
+    for stored in names:
+        name = stored.replace("$$$", ".")  # Pyro's mark between a plain torch module and what is in it
         if name in of_model and name in of_guide and of_model[name] is not of_guide[name]:
             raise ValueError(
                 f"pair: model and guide both have a parameter '{name}', of which Pyro's store keeps one; the "

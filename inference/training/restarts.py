@@ -66,8 +66,11 @@ class RestartLoop:
         run = self.run
         if run.batches is not None:
             run.args = run.batches()
+        live = run.modules.buffers()
+        kept = {name: value.clone() for name, value in live.items()}
         with pyro.validation_enabled(True):
             run.loss_and_gradient()
+        run.modules.put(live, kept)  # this evaluation is no step
         for leaf in run.leaves.values():
             leaf.grad = None
 
