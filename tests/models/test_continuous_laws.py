@@ -1,5 +1,6 @@
 """One table of the reparameterised laws on the real line, walked by properties every one of them has."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -64,6 +65,11 @@ LAWS = {
     # torch's incomplete gamma function has no derivative in its first argument
     "log_gamma": Entry(LogGamma, (0.8, 1.5), (-45.0, 5.0), cdf_gives_gradient=False),
 }
+
+
+@functools.cache
+def many_nodes() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(1000)
 
 
 def parameters(name: str, shape=(), dtype=torch.float64) -> list[Tensor]:
@@ -169,7 +175,7 @@ def test_pathwise_gradient_agrees_with_the_score_of_the_density(name: str) -> No
     law, given = law_of(name, (number,))
     draws = torch.autograd.grad(law.rsample().sin().sum(), given)
     one, values = law_of(name)
-    points, weights = np.polynomial.legendre.leggauss(2000)
+    points, weights = many_nodes()
     low, high = entry.range
     x = torch.tensor(low + (high - low) * (points + 1) / 2)
     w = torch.tensor((high - low) / 2 * weights)
