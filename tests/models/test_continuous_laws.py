@@ -1,6 +1,5 @@
 """One table of the reparameterised laws on the real line, walked by properties every one of them has."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -67,9 +66,16 @@ LAWS = {
 }
 
 
-@functools.cache
-def many_nodes() -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.legendre.leggauss(1000)
+def nodes_of(name: str) -> tuple[Tensor, Tensor]:
+    """Composite quadrature over the range of a law."""
+    low, high = LAWS[name].range
+    points, weights = np.polynomial.legendre.leggauss(20)
+    edges = np.linspace(low, high, 201)
+    if name.endswith("laplace"):  # kinks at the locations, where the panels must end
+        edges = np.unique(np.concatenate([edges, LAWS[name].values[:2]]))
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    x = (middle[:, None] + half[:, None] * points).ravel()
+    return torch.tensor(x), torch.tensor((half[:, None] * weights).ravel())
 
 
 def parameters(name: str, shape=(), dtype=torch.float64) -> list[Tensor]:
@@ -88,14 +94,8 @@ def open_ends(entry: Entry) -> list[bool]:
 @pytest.mark.parametrize("name", LAWS)
 def test_density_integrates_to_one_and_is_the_derivative_of_the_cdf(name: str) -> None:
     law, _ = law_of(name)
-    low, high = LAWS[name].range
-    points, weights = np.polynomial.legendre.leggauss(20)
-    edges = np.linspace(low, high, 201)
-    if name.endswith("laplace"):  # kinks at the locations, where the panels must end
-        edges = np.unique(np.concatenate([edges, LAWS[name].values[:2]]))
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    x = torch.tensor((middle[:, None] + half[:, None] * points).ravel()).requires_grad_()
-    weight = torch.tensor((half[:, None] * weights).ravel())
+    x, weight = nodes_of(name)
+    x.requires_grad_()
     density = law.log_prob(x).exp()
     assert abs((density * weight).sum().item() - 1) < 1e-9
     value = law.cdf(x)
@@ -175,10 +175,7 @@ def test_pathwise_gradient_agrees_with_the_score_of_the_density(name: str) -> No
     law, given = law_of(name, (number,))
     draws = torch.autograd.grad(law.rsample().sin().sum(), given)
     one, values = law_of(name)
-    points, weights = many_nodes()
-    low, high = entry.range
-    x = torch.tensor(low + (high - low) * (points + 1) / 2)
-    w = torch.tensor((high - low) / 2 * weights)
+    x, w = nodes_of(name)
     exact = torch.autograd.grad((one.log_prob(x).exp() * w * x.sin()).sum(), values)
     moved = 2 if name.startswith("truncated") else 0  # moving bounds also move the range of the integral
     for i, (estimate, truth) in enumerate(zip(draws, exact, strict=True)):
