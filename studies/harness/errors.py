@@ -80,6 +80,17 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def shorten_path(path: object, limit: int = 80) -> str:
+    """A path for a message, quoted; of a long one the end is kept, which has the file's name.
+
+    Example:
+        >>> shorten_path("/a/very/long/way/to/table.csv", 16)
+        "'…/to/table.csv'"
+    """
+    text = str(path)
+    return repr(text if len(text) <= limit - 2 else "…" + text[3 - limit :])
+
+
 def explain(
     error: "ValidationError", known: Mapping[str, Iterable[str]] | None = None, prefix: str = ""
 ) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evidentia.studies.harness.data.dataset import MIN_ROWS, Dataset, check_rows, make_dataset, standardise
-from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten
+from evidentia.studies.harness.errors import StudyError, did_you_mean, shorten, shorten_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def csv(
     file = _checked_file(path)
     wanted = None if columns is None else {target, *columns}
     names, table, lines = _read_npz(file) if file.suffix.lower() == ".npz" else _read_csv(file, wanted)
-    where = f"data file {shorten(str(file))}"
+    where = f"data file {shorten_path(file)}"
     chosen = list(columns) if columns is not None else [name for name in names if name != target]
     for name in (target, *chosen):
         if name not in names:
@@ -100,7 +100,7 @@ def _fold(where: str, rows: int, fraction: float, split: int) -> "tuple[NDArray[
 def _checked_file(path: object) -> Path:
     if not isinstance(path, str) or not path:
         raise StudyError(f"data path: given {shorten(path)}, expected the path of a .csv or .npz file.")
-    where = f"data file {shorten(path)}"
+    where = f"data file {shorten_path(path)}"
     file = Path(path)
     if file.suffix.lower() not in (".csv", ".npz"):
         raise StudyError(f"{where}: expected a .csv or an .npz file; no other format is read.")
@@ -122,7 +122,7 @@ def _checked_file(path: object) -> Path:
 def _read_csv(file: Path, wanted: set[str] | None) -> "tuple[list[str], NDArray[Any], list[int]]":
     import numpy
 
-    where = f"data file {shorten(str(file))}"
+    where = f"data file {shorten_path(file)}"
     rows: list[list[float]] = []
     lines: list[int] = []
     try:
@@ -191,7 +191,7 @@ def _number(where: str, name: str, field: str) -> float:
 def _read_npz(file: Path) -> "tuple[list[str], NDArray[Any], list[int]]":
     import numpy
 
-    where = f"data file {shorten(str(file))}"
+    where = f"data file {shorten_path(file)}"
     names: list[str] = []
     parts: list[NDArray[Any]] = []
     try:

@@ -52,8 +52,9 @@ def discover(plugins: bool = True) -> dict[str, Source]:
     """All studies by name, without importing any of them.
 
     Plain public modules directly under ``evidentia.studies`` are studies; sub-packages and names with a
-    leading underscore are not. With ``plugins``, the entry points of the group ``evidentia.studies`` are
-    added; of these only metadata is read. A plugin cannot take the name of a study of evidentia.
+    leading underscore are not. The study of the module ``which_one`` is called ``which-one``. With
+    ``plugins``, the entry points of the group ``evidentia.studies`` are added; of these only metadata is
+    read. A plugin cannot take the name of a study of evidentia.
 
     Args:
         plugins: look for studies of outside packages too.
@@ -66,7 +67,8 @@ def discover(plugins: bool = True) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for info in pkgutil.iter_modules(package.__path__):
         if not info.ispkg and not info.name.startswith("_"):
-            found[info.name] = Source(info.name, f"{PACKAGE}.{info.name}")
+            name = info.name.replace("_", "-")
+            found[name] = Source(name, f"{PACKAGE}.{info.name}")
     if plugins:
         for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
             if _NAME.fullmatch(entry.name):
@@ -84,7 +86,7 @@ def find(name: str, plugins: bool = True) -> Source:
     sources = discover(plugins)
     if name in sources:
         return sources[name]
-    folded = name.replace("-", "_")
+    folded = name.replace("_", "-")
     if folded in sources:
         return sources[folded]
     hidden = discover(True) if not plugins else {}
