@@ -137,7 +137,7 @@ def gaps(
         Cremer, Li and Duvenaud, 2018, Inference suboptimality in variational autoencoders.
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -145,11 +145,11 @@ def gaps(
         >>> def guide(x):  # the posterior is N(x/2, variance 1/2): the family is right, the encoder is not
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(0 * x, 0.5**0.5))
-        >>> found = gaps((model, guide), torch.tensor([1.0, 2.0]), num_steps=300, seed=0)
+        >>> found = gaps((model, guide), torch.tensor([2.0, 4.0]), num_steps=300, seed=0)
         >>> bool((found.approximation.per_datum.abs() < 0.02).all())
         True
         >>> [round(value, 1) for value in found.amortisation.per_datum.tolist()]  # (x/2)² / (2 · 1/2)
-        [0.2, 1.0]
+        [1.0, 4.0]
     """
     drawing = {"num_particles": num_particles, "chunk_size": chunk_size}
     with lent(pair) as (model, guide), random_stream(seed):
