@@ -145,7 +145,8 @@ def gaps(
         >>> def guide(x):  # the posterior is N(x/2, variance 1/2): the family is right, the encoder is not
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(0 * x, 0.5**0.5))
-        >>> found = gaps((model, guide), torch.tensor([2.0, 4.0]), learning_rate=0.1, seed=0)
+        >>> x = torch.tensor([2.0, 4.0])
+        >>> found = gaps((model, guide), x, num_particles=20_000, learning_rate=0.1, seed=0)
         >>> bool((found.approximation.per_datum.abs() < 0.02).all())
         True
         >>> [round(value, 1) for value in found.amortisation.per_datum.tolist()]  # (x/2)² / (2 · 1/2)
