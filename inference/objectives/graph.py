@@ -43,12 +43,11 @@ def upstream(results: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
         if node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            if not any(variable is leaf for leaf in leaves):
-                leaves.append(variable)
+        kind = type(node).__name__
+        if kind == "AccumulateGrad":  # one node for each leaf tensor
+            leaves.append(node.variable)
             continue
-        if _normalises_batch(node):
+        if "BatchNorm" in kind and _normalises_batch(node):
             norms.append(node)
         stack.extend(after for after, _ in node.next_functions if after is not None and after not in seen)
     return leaves, norms
@@ -74,16 +73,17 @@ def coupling_node(norms: Sequence[Any], samples: Sequence[Tensor]) -> Any | None
             if current in seen:
                 continue
             seen.add(current)
-            variable = getattr(current, "variable", None)
-            if variable is not None and any(variable is sample for sample in samples):
-                return node
+            if type(current).__name__ == "AccumulateGrad":
+                if any(current.variable is sample for sample in samples):
+                    return node
+                continue
             stack.extend(after for after, _ in current.next_functions if after is not None)
     return None
 
 
 def _normalises_batch(node: Any) -> bool:
     """Batch statistics of more than one row. Instance norm runs the same operation on one row."""
-    if "BatchNorm" not in node.name() or not getattr(node, "_saved_training", True):
+    if not getattr(node, "_saved_training", True):
         return False
     saved = getattr(node, "_saved_input", None)
     return saved is None or saved.shape[0] > 1

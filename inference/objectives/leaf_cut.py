@@ -234,9 +234,11 @@ def run_particles(
     q_reparam, q_other = _total([t.log_prob for t in reparam]), _total([t.log_prob for t in other])
     tempered = any(t.score is not t.log_prob for t in (*reparam, *other))
     log_q = q_reparam + q_other if reparam and other else (q_other if other else q_reparam)
-    shape = torch.broadcast_shapes(log_p.shape, log_q.shape, (1,) * len(dims))
-    if num_particles > 1:
-        shape = torch.broadcast_shapes(shape, (num_particles,) + (1,) * len(plates.dims))
+    shape = log_p.shape
+    # Nearly always the shapes agree already; broadcasting them costs more than the sums.
+    if log_q.shape != shape or len(shape) != len(dims) or (num_particles > 1 and shape[0] != num_particles):
+        lead = (num_particles,) if num_particles > 1 else ()
+        shape = torch.broadcast_shapes(shape, log_q.shape, lead + (1,) * len(plates.dims))
 
     def whole(values: Tensor) -> Tensor:
         values = values if values.shape == shape else values.expand(shape)

@@ -10,7 +10,13 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from evidentia.inference.objectives.coefficients import check_combination, coefficients, promise
+from evidentia.inference.objectives.coefficients import (
+    Coefficients,
+    check_combination,
+    coefficients,
+    promise,
+)
+from evidentia.inference.objectives.dead_rows import warn_dead_rows
 from evidentia.inference.objectives.leaf_cut import Particles, run_particles
 from evidentia.inference.objectives.local_plates import local_loss
 from evidentia.inference.objectives.objective import Objective
@@ -170,15 +176,21 @@ class ParticleELBO(Objective):
             )
         total = is_total(self.objective, self.gradient)
         particles = self.particles(model, guide, args, kwargs, cut=not total)
-        c = coefficients(
-            particles.log_weight.detach(),
-            self.objective,
-            self.gradient,
-            outer=self.outer,
-            alpha=self.alpha,
-            beta=self.beta,
-            baseline=self.baseline,
-        )
+        plain = self.objective == "elbo" and not particles.other_sites and self.baseline is None
+        if plain:
+            c = self._plain(particles)
+            if total:
+                return -(particles.plates.scale * c.value.sum())
+        else:
+            c = coefficients(
+                particles.log_weight.detach(),
+                self.objective,
+                self.gradient,
+                outer=self.outer,
+                alpha=self.alpha,
+                beta=self.beta,
+                baseline=self.baseline,
+            )
         if particles.other_sites and c.score_other is None:
             raise self._no_score(particles.other_sites[0])
         if not torch.is_grad_enabled():
@@ -227,6 +239,15 @@ class ParticleELBO(Objective):
             path=not (self.objective == "rws" and self.gradient == "total"),
             multi_sample=self.objective != "elbo",
         )
+
+    @staticmethod
+    def _plain(particles: Particles) -> Coefficients:
+        """The ELBO's coefficients without score sites, spared the work for those; value with its history."""
+        log_weight = particles.log_weight
+        warn_dead_rows(log_weight.detach())
+        ones = torch.ones_like(log_weight, requires_grad=False)
+        a = ones / log_weight.shape[0]
+        return Coefficients(log_weight.mean(0), a, a, ones, a, None)
 
     def _check_local(self) -> None:
         if self.objective not in ("miwae", "iwae") or not self.vectorize_particles:

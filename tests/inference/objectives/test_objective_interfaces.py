@@ -133,9 +133,8 @@ def test_pyros_own_svi(objective):
 
 def test_a_module_of_its_own():
     x = torch.randn(20)
-    model, guide = Model(), Guide()
-    with pyro.settings.context(module_local_params=True):
-        loss = presets.DReG(4)(model, guide)
+    with pyro.settings.context(module_local_params=True):  # before the modules are made: Pyro asks for it
+        loss = presets.DReG(4)(Model(), Guide())
         assert isinstance(loss, nn.Module)
         optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
         first = float(loss(x).detach())
