@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, Distribution, MaskedDistribution
+from pyro.distributions import Delta, Distribution, MaskedDistribution, Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 
@@ -105,6 +105,7 @@ def check_supported(guide_trace: Any) -> None:
         guide_trace: trace of the guide.
 
     Raises:
+        ValueError: a factor that does not say whether it is reparameterised.
         NotImplementedError: an enumerated site, or one with a rejection sampler.
 
     References:
@@ -112,6 +113,11 @@ def check_supported(guide_trace: Any) -> None:
         sampling algorithms (what is refused).
     """
     for site in sample_sites(guide_trace):
+        if isinstance(site["fn"], Unit) and "has_rsample" not in site["fn"].__dict__:
+            raise ValueError(
+                f"site '{site['name']}': expected pyro.factor in a guide to say where it comes from. Fix: "
+                "has_rsample=True for the Jacobian of a reparameterised sample, else has_rsample=False"
+            )
         if site["is_observed"]:
             continue
         if site["infer"].get("enumerate"):

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pyro_pairs as pairs
 import pytest
 import torch
+from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoGuideList, AutoIAFNormal, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.effect import AutoNormalMessenger
 from torch import nn
@@ -116,6 +117,16 @@ def _listed(model):
     return guide
 
 
+class Easy(EasyGuide):
+    def guide(self):
+        group = self.group(match="scale")
+        loc = pyro.param("scale_loc", torch.zeros(group.event_shape))
+        group.sample("scale_aux", dist.Normal(loc, 0.4).to_event(1))
+        group = self.group(match="w")
+        loc = pyro.param("w_loc", torch.zeros(group.event_shape))
+        group.sample("w_aux", dist.Normal(loc, 0.4).to_event(1))
+
+
 AUTOGUIDES = {
     "normal": lambda model: AutoNormal(model, init_scale=0.3),
     "multivariate": lambda model: AutoMultivariateNormal(model, init_scale=0.3),
@@ -178,3 +189,10 @@ def test_a_learned_flow_after_a_network():
     one = _repeated(ParticleELBO("miwae", "total", num_particles=400, outer=100), model, holder, 40)
     two = _repeated(ParticleELBO("miwae", "dreg", num_particles=400, outer=100), model, holder, 40)
     assert pairs.two_sample(one, two).abs().max() < 4.5
+
+
+def test_easy_guides():
+    objective = ParticleELBO("iwae", "dreg", num_particles=3)
+    objective.loss_and_grads(_regression(), Easy(_regression()))
+    assert bool((pyro.param("w_loc").grad != 0).all())
+    assert bool((pyro.param("scale_loc").grad != 0).all())

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pyro.distributions.transforms as flows
 import pytest
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal, AutoStructured
 from torch import nn
 
 from evidentia.inference.objectives.coefficients import DeadRowWarning
@@ -300,7 +300,22 @@ def test_point_masses_with_parameters():
         DREG.loss_and_grads(model, guide)
     ParticleELBO("iwae", "total", num_particles=3).loss_and_grads(model, guide)
     assert all(p.grad is not None for p in guide.parameters())
-    AutoNormal(model)  # its point masses follow its samples: supported, see the tests of autoguides
+    # An autoguide whose Jacobian factors hold parameters; the others' point masses follow their samples.
+    with pytest.raises(ValueError, match=r"its Delta depends on"):
+        DREG.loss_and_grads(model, AutoStructured(model, conditionals="normal", dependencies="linear"))
+    DREG.loss_and_grads(model, AutoNormal(model))
+
+
+def test_factors_of_a_guide_say_where_they_come_from():
+    def guide(**options):
+        normal()()
+        pyro.factor("jacobian", pyro.param("loc").exp(), **options)
+
+    with pytest.raises(ValueError, match=r"site 'jacobian'.*has_rsample=True"):
+        DREG.loss(model, guide)
+    with pytest.raises(ValueError, match=r"site 'jacobian': its Unit depends on"):
+        DREG.loss_and_grads(model, lambda: guide(has_rsample=True))
+    ParticleELBO("iwae", "total", num_particles=3).loss_and_grads(model, lambda: guide(has_rsample=True))
 
 
 def test_a_combination_is_refused_at_construction():
