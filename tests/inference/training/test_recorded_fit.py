@@ -167,7 +167,7 @@ def failing(how: str = "loss"):
 
     def model(y, bad):
         w = pyro.param("w", torch.tensor(0.5))
-        loss = (w - y).square().sum()
+        loss = (w - y).square().sum() + w * torch.randn(())
         if how == "loss":
             loss = loss + torch.where(bad, math.nan, 0.0)
         else:
@@ -209,13 +209,30 @@ def test_stop_names_the_step_inside_a_block() -> None:
     with pytest.raises(FitError) as caught:
         fit(
             failing(), batches=batch_queue({11}), num_steps=20, objective=ELBO(), compile="aten",
-            steps_per_call=8, callbacks=[Watch()],
+            steps_per_call=8, callbacks=[Watch()], seed=0,
         )  # fmt: skip
     assert caught.value.step == 11
     assert seen == [11]
     assert len(caught.value.state["losses"]) == 11
-    clean = fit(failing(), batches=batch_queue(set()), num_steps=11, objective=ELBO(), compile="aten")
+    clean = fit(failing(), batches=batch_queue(set()), num_steps=11, objective=ELBO(), compile="aten", seed=0)
     assert torch.equal(caught.value.state["param/w"], clean.state["param/w"])
+
+
+def test_a_block_that_failed_is_taken_again_with_the_same_noise() -> None:
+    def model():
+        w = pyro.param("w", torch.tensor(1.0))
+        pyro.factor("f", -torch.where(w < 0.5, math.nan, 1.0) * (w + 0.1 * w * torch.randn(())))
+
+    states = []
+    for block in (1, 8):
+        with pytest.raises(FitError) as caught:
+            fit(
+                (model, lambda: None), num_steps=40, learning_rate=0.04, seed=0, objective=ELBO(),
+                compile="aten", steps_per_call=block,
+            )  # fmt: skip
+        states.append(caught.value.state)
+    assert states[0]["step"] == states[1]["step"]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in ("losses", "param/w", "rng/torch"))
 
 
 def test_callbacks_rules_and_checkpoints_come_between_blocks() -> None:
@@ -297,6 +314,18 @@ def test_lbfgs_sees_one_noise_a_step_and_resumes_bitwise() -> None:
     assert whole.losses[-1] < whole.losses[0] - 50
     adam_draws = fit((regression, AutoNormal(regression)), x, y, num_steps=8, seed=2, objective=ELBO(8))
     assert torch.equal(adam_draws.state["rng/torch"], whole.state["rng/torch"])
+
+
+def test_all_evaluations_of_one_lbfgs_step_see_the_same_noise() -> None:
+    def model():
+        w = pyro.param("w", torch.tensor(0.0))
+        pyro.factor("f", -((w - 3.0) ** 2) + 10.0 * torch.randn(()) * w)
+
+    result = fit(
+        (model, lambda: None), num_steps=1, seed=4, learning_rate=1.0, optimizer=lbfgs, objective=ELBO()
+    )
+    torch.manual_seed(4)
+    assert float(result.params["w"]) == pytest.approx(3.0 + 5.0 * float(torch.randn(())), rel=1e-3)
 
 
 def test_lbfgs_that_runs_away_is_put_back() -> None:

@@ -157,6 +157,22 @@ def test_one_restart_that_fails_is_frozen_and_harms_no_other() -> None:
         )  # fmt: skip
 
 
+def test_a_frozen_restart_stays_where_it_failed_in_spite_of_its_momentum() -> None:
+    def model():
+        w = pyro.param("w", torch.tensor(1.0))
+        pyro.factor("f", -torch.where(w < 0.0, math.nan, 1.0) * w)
+
+    def initial(restart, values):
+        return {"w": torch.tensor(0.045)}
+
+    starts = Restarts(2, initial=initial)
+    result = fit((model, lambda: None), num_steps=20, learning_rate=0.01, objective=ELBO(), restarts=starts)
+    assert dict(result.frozen) == {1: 5}
+    assert float(result.restart(1).params["w"]) == pytest.approx(-0.005, abs=1e-4)
+    assert float(result.restart(0).params["w"]) == pytest.approx(0.8, abs=1e-4)
+    assert result.best_restart == 0
+
+
 def test_skip_leaves_out_one_update_of_one_restart() -> None:
     def model(bad, y):
         w = pyro.param("w", torch.tensor(1.0))
