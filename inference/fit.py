@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from evidentia.inference.training.fit_loop import FitLoop
 from evidentia.inference.training.fitted import Fit as Fit
 from evidentia.inference.training.fitted import State
 from evidentia.inference.training.optimiser import adam
+from evidentia.inference.training.parallel import team_of
 from evidentia.inference.training.patience import put_back, update_best
 from evidentia.inference.training.restarts import fit_restarts
 from evidentia.inference.training.settings import (
@@ -59,6 +61,7 @@ def fit(
     checkpoint_every: int | None = None,
     validate: bool | None = None,
     state: State | None = None,
+    data_parallel: bool = False,
     **kwargs: Any,
 ) -> Fit:
     r"""Minimise an objective over the parameters of a pair: \(\theta_{t+1} = \theta_t - \eta\,g(\theta_t)\).
@@ -114,6 +117,13 @@ def fit(
         checkpoint_every: call `on_checkpoint` with the state every that many steps.
         validate: Pyro's validation on the first step only (None), on all (True) or none (False).
         state: state of an earlier fit of the same pair; the result equals an uninterrupted fit bit for bit.
+        data_parallel: the processes of a job (see `evidentia.inference.training.distributed.join`) fit one
+            pair together: each passes its own rows, and the size of the whole data set to the plate "data".
+            Gradients and losses are means over the ranks, the noise of rank r has seed + r, the start and
+            the buffers are those of rank 0, the held-out loss is that of rank 0, and only its
+            `on_checkpoint` is called; the state holds the random state of every rank. The loss must be a
+            sum over rows. Shards that differ in size are weighted; batches must then be in proportion to
+            them. No parameters of single rows, restarts or blocks of steps.
         kwargs: keywords of the model and the guide.
 
     Returns:
@@ -155,9 +165,11 @@ def fit(
     rule, annealing = stopping_rule(tolerance), Annealing(anneal, kl_weight)
     together = chosen_restarts(restarts, nan, state, checkpoint_every, tolerance, patience)
     recorded = compile if together is None else (compile or "aten")
+    team = team_of(data_parallel, seed, state, together is not None, steps_per_call)
+    seed = seed if team is None or seed is None else seed + team.ranks.rank
     run = FitLoop(
         pair, args, kwargs, chosen_objective(objective, recorded), learning_rate, optimizer, schedule, nan,
-        max_failures, batches, annealing,
+        max_failures, batches, annealing, team,
     )  # fmt: skip
     started = time.monotonic()
     with own_generator(seed, state), quiet_nan(), pyro.get_param_store().scope():
@@ -170,10 +182,20 @@ def fit(
             notify(callbacks, "on_end", result)
             return result
         if state is not None:
-            load_state(run, state, num_steps)
+            load_state(run, state if team is None else team.own(state), num_steps)
+        if team is not None:
+            agreed = {"num_steps": num_steps, "learning_rate": learning_rate, "max_seconds": max_seconds,
+                "evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every, "patience": patience,
+                "max_failures": max_failures, "the first step": run.step}  # fmt: skip
+            agreed |= {"evaluation_args": evaluation_args is not None, "nan": zlib.crc32(nan.encode())}
+            agreed |= {f"tolerance.{k}": v for k, v in (rule or StoppingRule(0, 0, 0))._asdict().items()}
+            team.begin(run, agreed, callbacks)
         stopped, first = "max_steps", True
         while run.step < num_steps:
-            if max_seconds is not None and time.monotonic() - started > max_seconds:
+            late = max_seconds is not None and time.monotonic() - started > max_seconds
+            if team is not None:
+                late = team.agree("late" if late else None, max_seconds is not None) is not None
+            if late:
                 stopped = "max_seconds"
                 break
             # Blocks end at multiples of their length and where something is due, so that a resume cuts the
@@ -196,8 +218,11 @@ def fit(
                     run.window, ended = update_window(rule, run.window, watched, run.vector())
                     converged = converged or ended
             reason = notify(callbacks, "on_step", run.report(num_steps, losses[-1])) if callbacks else None
+            reason = reason if team is None else team.agree(reason)
             if checkpoint_every is not None and run.step % checkpoint_every == 0:
-                notify(callbacks, "on_checkpoint", run.state())
+                reached = run.state()
+                if team is None or team.ranks.rank == 0:
+                    notify(callbacks, "on_checkpoint", reached)
             if converged:
                 stopped = "converged"
                 break

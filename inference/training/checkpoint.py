@@ -29,7 +29,7 @@ def state_of(run: FitLoop) -> State:
     flat |= {f"buffer/{name}": value.clone() for name, value in run.modules.buffers().items()}
     if run.optimizer is not None:
         flat |= flatten_optimiser(run.optimizer, list(run.leaves))
-    flat["rng/torch"] = torch.get_rng_state()
+    flat |= {"rng/torch": torch.get_rng_state()} if run.team is None else run.team.generators()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         flat["rng/cuda"] = torch.cuda.get_rng_state()
     flat["losses"] = torch.tensor(run.losses, dtype=torch.float64)

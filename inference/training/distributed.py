@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from evidentia.inference.training.finite import all_finite
 
-__all__ = ["Ranks", "Reduced", "from_bytes", "join", "pack", "shard_weights", "to_bytes", "unpack"]
+__all__ = ["Ranks", "Reduced", "join", "pack", "shard_weights", "unpack"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LAUNCH = "python -m torch.distributed.run --nproc-per-node 2 --max-restarts 0 script.py"
@@ -162,38 +162,6 @@ def unpack(total: Tensor, likes: Sequence[Tensor], size: int) -> Reduced:
         for part, like, mark in zip(flat, likes, used.tolist(), strict=True)
     )
     return Reduced(float(head), gradients, tuple(failed.nonzero().flatten().tolist()))
-
-
-def to_bytes(tensors: Sequence[Tensor]) -> Tensor:
-    """The bytes of tensors of any type, one after the other, on the CPU.
-
-    References:
-        none; bookkeeping.
-
-    Example:
-        >>> to_bytes([torch.tensor(True), torch.zeros(2)]).shape
-        torch.Size([9])
-    """
-    parts = [tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8) for tensor in tensors]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.uint8)
-
-
-def from_bytes(data: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Write bytes made by `to_bytes` into tensors of the same shapes and types, bit for bit.
-
-    References:
-        none; bookkeeping.
-
-    Example:
-        >>> w = torch.zeros(2)
-        >>> from_bytes(to_bytes([torch.tensor([1.0, float("nan")])]), [w]); w
-        tensor([1., nan])
-    """
-    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-    with torch.no_grad():
-        for part, tensor in zip(data.split(sizes), tensors, strict=True):
-            # A copy begins at an address that fits every type.
-            tensor.copy_(part.clone().view(tensor.dtype).reshape(tensor.shape))
 
 
 @contextmanager

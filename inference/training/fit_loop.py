@@ -9,7 +9,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evidentia.inference.compile.inputs import Modules
 from evidentia.inference.compile.objective import CompiledObjective
@@ -19,15 +19,16 @@ from evidentia.inference.training.callbacks import CallbackLike, Step, notify
 from evidentia.inference.training.checkpoint import state_of
 from evidentia.inference.training.finite import FitError, all_finite, locate, non_finite_names
 from evidentia.inference.training.fitted import State
+from evidentia.inference.training.held_out import held_out_loss
 from evidentia.inference.training.names import refuse_shared_names
 from evidentia.inference.training.optimiser import fusable, needs_closure
+from evidentia.inference.training.parallel import Team
 from evidentia.inference.training.patience import Best
 from evidentia.inference.training.stopping import Window
 
 __all__ = ["FitLoop"]
 
 _SMOOTH = 100  # steps in the smoothed loss shown to callbacks
-_EVALUATION_SEED = 20_231  # every held-out evaluation uses the same noise, so that its trend is not noise
 
 
 class FitLoop:
@@ -50,7 +51,9 @@ class FitLoop:
         max_failures: int,
         batches: Callable[[], tuple[Any, ...]] | None,
         annealing: Annealing | None = None,
+        team: Team | None = None,
     ) -> None:
+        self.team = team
         self.annealing = Annealing(None, None) if annealing is None else annealing
         self.pair, self.args, self.given = pair, args, kwargs
         self.compiled = objective if isinstance(objective, CompiledObjective) else None
@@ -91,7 +94,14 @@ class FitLoop:
         return loss
 
     def loss_and_gradient(self) -> float:
-        """The loss in nats at the present random state; the gradients are left in the leaves."""
+        """The loss in nats at the present random state; the gradients are left in the leaves.
+
+        In a data-parallel fit both are the means over the ranks.
+        """
+        loss = self._own_loss_and_gradient()
+        return loss if self.team is None else self.team.combine(self, loss)
+
+    def _own_loss_and_gradient(self) -> float:
         for leaf in self.leaves.values():
             leaf.grad = None
         # The first step is eager whatever follows: parameters are created there.
@@ -220,9 +230,11 @@ class FitLoop:
         torch.set_rng_state(before)
         self.failures += 1
         give_up = self.nan == "stop" or (self.nan == "backoff" and self.failures >= self.max_failures)
-        if give_up or any(hasattr(callback, "on_nan") for callback in callbacks):
+        # Ranks write their state together, whichever of them has a callback.
+        if give_up or self.team is not None or any(hasattr(callback, "on_nan") for callback in callbacks):
             what = "the loss is not finite" if not math.isfinite(loss) else "a gradient is not finite"
-            error = self.error(f"{what} (loss {loss})", self.state())
+            where = "" if self.team is None else self.team.where()
+            error = self.error(f"{what}{where} (loss {loss})", self.state())
             notify(callbacks, "on_nan", error)
             if give_up:
                 raise error
@@ -258,27 +270,8 @@ class FitLoop:
         return torch.cat([leaf.detach().reshape(-1).to(torch.float64) for leaf in self.leaves.values()])
 
     def evaluate(self, args: tuple[Any, ...]) -> float:
-        """The held-out loss in nats, in evaluation mode, without touching the random stream."""
-        model, guide = self.pair
-        modules = [m for program in self.pair if isinstance(program, nn.Module) for m in program.modules()]
-        training = [module.training for module in modules]
-        kwargs = self.given | self.annealing.held_out()
-        try:
-            for module in modules:
-                module.training = False
-            with (
-                torch.random.fork_rng(),
-                torch.no_grad(),
-                pyro.poutine.block(),
-                pyro.validation_enabled(False),
-            ):
-                torch.manual_seed(_EVALUATION_SEED)
-                # A copy, because an objective may adapt itself to the shapes of the first data it sees.
-                objective = copy.copy(self.objective)
-                return float(objective.loss(model, guide, *args, **kwargs))
-        finally:
-            for module, mode in zip(modules, training, strict=True):
-                module.training = mode
+        """The held-out loss in nats, at weight 1 of the latents."""
+        return held_out_loss(self.pair, self.objective, args, self.given | self.annealing.held_out())
 
     def report(self, num_steps: int, loss: float) -> Step:
         """What callbacks learn about the step just taken."""

@@ -18,7 +18,7 @@ class Rows(NamedTuple):
 
     Attributes:
         plate: its name.
-        count: rows at hand, n.
+        here: rows at hand, n.
         total: rows of the whole data set, N.
 
     References:
@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     """
 
     plate: str
-    count: int
+    here: int
     total: int
 
 
@@ -48,7 +48,7 @@ def data_rows(*traces: Any) -> Rows:
         ...     with pyro.plate("data", 10, subsample=torch.arange(len(x))):
         ...         pyro.sample("obs", dist.Normal(0.0, 1.0), obs=x)
         >>> data_rows(pyro.poutine.trace(model).get_trace(torch.zeros(4)))
-        Rows(plate='data', count=4, total=10)
+        Rows(plate='data', here=4, total=10)
     """
     plates = {
         frame.name: Rows(frame.name, int(frame.size), int(frame.full_size))
@@ -57,7 +57,7 @@ def data_rows(*traces: Any) -> Rows:
         for frame in site["cond_indep_stack"]
         if frame.full_size is not None
     }
-    parts = [rows for rows in plates.values() if rows.count < rows.total]
+    parts = [rows for rows in plates.values() if rows.here < rows.total]
     if len(parts) > 1:
         raise ValueError(
             f"data_parallel: plates {[rows.plate for rows in parts]} all hold a part of their rows; "
@@ -67,8 +67,8 @@ def data_rows(*traces: Any) -> Rows:
         return parts[0]
     if "data" not in plates:
         raise ValueError(
-            f"data_parallel: expected a plate 'data' over the rows, got plates {sorted(plates)}. Fix: put the "
-            "rows into pyro.plate('data', size=N, subsample=torch.arange(n)), N rows in all and n on this rank"
+            f"data_parallel: expected a plate 'data' over the rows, got plates {sorted(plates)}. Fix: with N "
+            "rows in all and n on this rank, put them into pyro.plate('data', N, subsample=torch.arange(n))"
         )
     return plates["data"]
 
@@ -99,8 +99,8 @@ def per_datum_parameters(leaves: Mapping[str, Tensor], rows: Rows, *traces: Any)
         >>> per_datum_parameters({"loc": loc, "shared": shared}, data_rows(trace), trace)
         ['loc']
     """
-    chosen = sorted({0, 1, rows.count // 2, rows.count - 1})
-    if rows.count < 2 or not leaves:
+    chosen = sorted({0, 1, rows.here // 2, rows.here - 1})
+    if rows.here < 2 or not leaves:
         return []
     names, tensors = list(leaves), list(leaves.values())
     used: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -145,8 +145,9 @@ def _single(entries: list[Tensor], chosen: list[int], leaf: Tensor, rows: Rows) 
         torch.equal(entry, first + step * (row - chosen[0]))
         for entry, row in zip(entries, chosen, strict=True)
     )
+    strides = torch.empty(leaf.shape, device="meta").stride()
     axis = any(
-        size == rows.total and all(len((entry // leaf.stride(dim) % size).unique()) == 1 for entry in entries)
+        size == rows.total and all(len((entry // strides[dim] % size).unique()) == 1 for entry in entries)
         for dim, size in enumerate(leaf.shape)
     )
     return shifted or axis
