@@ -79,7 +79,7 @@ FACTOR = ((1.0, 0.6), (0.8, -0.2), (0.3, 0.9), (0.7, 0.7))
 
 @models.register("linear_gaussian")
 def linear_gaussian(data: "Dataset", full_covariance: bool = False) -> "Pair":
-    """Probabilistic PCA with a linear encoder, which can be exact in the mean but not in the covariance.
+    """The model of `linear_rows`, held fixed, with a linear encoder that is exact in the mean.
 
     Args:
         data: rows of four columns.
@@ -93,13 +93,13 @@ def linear_gaussian(data: "Dataset", full_covariance: bool = False) -> "Pair":
 
     width = len(data.names)
     factor = torch.tensor(FACTOR, dtype=torch.float64)
-    model = ProbabilisticPCA(factor.new_zeros(width), factor, 0.25)
+    model = ProbabilisticPCA(factor.new_zeros(width), factor, 0.25).eval().requires_grad_(False)
     return Pair(model, Encoder(width, 2, (), full_covariance=full_covariance).double())
 
 
 @metrics.register("exact_gap")
 def exact_gap(outcome: "Outcome", problem: "Problem") -> dict[str, float]:
-    """What the gaps of a linear-Gaussian model should be, at its trained parameters; empty for other models.
+    """What the gaps of a linear-Gaussian model should be; empty for other models.
 
     Columns ``exact_nats``, ``exact_approximation_gap`` and the differences from what was measured.
     """
@@ -253,7 +253,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
         axes.set_yticks(list(places), rows["encoder"])
         axes.set_xlabel("nats per image")
         axes.set_title("Where the bound loses")
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

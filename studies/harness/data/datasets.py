@@ -79,13 +79,15 @@ def tanh() -> Dataset:
     )
 
 
-def digits(levels: int = 2, rows: int | None = None) -> Dataset:
+def digits(levels: int = 2, unit: float | None = None, rows: int | None = None) -> Dataset:
     """Handwritten digits, 8 by 8 pixels: 1,347 images to train, 150 to validate, 300 to test.
 
     There is no response: the pixels are what is modelled.
 
     Args:
         levels: 2 for pixels that are 0 or 1 (grey value at least 8); 17 for the grey values 0 ... 16.
+        unit: subtract the mean of the training images and divide by this many grey values, for models of real
+            numbers; None keeps the levels.
         rows: keep only the first rows of each part, for a quick look; None keeps all.
 
     References:
@@ -107,7 +109,12 @@ def digits(levels: int = 2, rows: int | None = None) -> Dataset:
     grey = numpy.asarray(load_digits().data, dtype=float)
     pixels = (grey >= 8).astype(float) if levels == 2 else grey
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0)).numpy()
-    train, validation, test = (pixels[part][:rows] for part in numpy.split(order, [1347, 1497]))
+    parts = numpy.split(order, [1347, 1497])
+    if unit is not None:
+        if not 0 < unit < float("inf"):
+            raise ValueError(f"unit: given {unit!r}, expected a positive number of grey values")
+        pixels = (pixels - pixels[parts[0]].mean(0)) / unit
+    train, validation, test = (pixels[part][:rows] for part in parts)
     names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
     return make_dataset(train, None, names, test_x=test, info={"levels": levels}, validation_x=validation)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -54,6 +54,9 @@ class TrainingParams(Frozen):
     batch_size: int | None = Field(default=None, ge=1, description="rows of a mini-batch; None takes all")
     learning_rate: float = Field(default=0.01, gt=0)
     decay: float = Field(default=1.0, gt=0, le=1, description="learning rate at the last step / at the first")
+    warm_down: float = Field(
+        default=0.0, ge=0, le=1, description="last share of the steps, in which the rate falls to zero"
+    )
     optimizer: Literal["adam", "sgd", "clipped_adam"] = "adam"
     compile: Literal["aten", "inductor"] | None = Field(default=None, description="replay a captured step")
     nan: Literal["stop", "skip", "backoff"] = "stop"
@@ -123,6 +126,19 @@ class _Watch:
             self.context.checkpoint.save(state)
 
 
+def _schedule(options: TrainingParams, num_steps: int) -> Callable[[int], float] | None:
+    """The factor on the learning rate as a function of the step."""
+    if options.decay == 1.0 and options.warm_down == 0.0:
+        return None
+    last = options.warm_down * num_steps
+
+    def factor(step: int) -> float:
+        down = min(1.0, (num_steps - step) / last) if last else 1.0
+        return down * options.decay ** (step / num_steps)
+
+    return factor
+
+
 def steps_of(options: TrainingParams, context: Context) -> int:
     """The number of steps, which the budget may limit or raise."""
     limit = getattr(context.budget, "max_steps", None)
@@ -178,7 +194,7 @@ def train(
             objective=objective_of(options),
             num_steps=num_steps,
             learning_rate=options.learning_rate,
-            schedule=None if options.decay == 1.0 else lambda step: options.decay ** (step / num_steps),
+            schedule=_schedule(options, num_steps),
             seed=context.seed,
             nan=options.nan,
             tolerance=None if rule is None else StoppingRule(rule.loss, rule.drift, rule.window),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["alike", "digest", "point_names", "telling"]
 
-KEPT = ("kind", "structure")
+KEPT = ("kind", "structure", "stopped")
 """Words that belong to a row and not to the settings of its point."""
 
 
