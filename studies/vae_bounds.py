@@ -65,7 +65,7 @@ class Config(StudyConfig):
         """Few steps, few draws."""
         return self.replace(
             num_steps=3,
-            particles=(1, 2),
+            particles=(2,),
             evidence_particles=10,
             signal_particles=(1, 2),
             signal_draws=3,
@@ -123,7 +123,7 @@ def study(config: Config) -> Study:
                 "inference.signal_particles": (config.signal_particles,),
                 "inference.signal_draws": (config.signal_draws,),
             },
-            {**elbo, "inference.num_particles": config.particles[1:]},
+            *({**elbo, "inference.num_particles": (each,)} for each in config.particles[1:]),
             {"inference.objective": ("iwae",), "inference.gradient": ("total", "dreg"), **particles},
             {
                 "inference.objective": ("renyi",),

@@ -19,7 +19,6 @@ References:
     variational autoencoder models.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from evidentia.studies.harness.declare.result import Result
     from evidentia.studies.harness.engine.outcome import Outcome, Problem
 
-ENCODERS: Mapping[str, tuple[int, ...]] = {"30": (30,), "200": (200,), "400, 400": (400, 400)}
+ENCODERS = ((30,), (200,), (400, 400))
 FAMILIES = {False: "diagonal", True: "full covariance"}
 
 
@@ -46,6 +45,9 @@ class Config(StudyConfig):
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "bounds", "digits")
     minutes: ClassVar[float] = 5.0
 
+    encoders: tuple[tuple[int, ...], ...] = Field(
+        default=ENCODERS, min_length=1, description="hidden layers of the encoders"
+    )
     num_steps: int = Field(default=3000, ge=1, description="training steps of each autoencoder")
     gap_steps: int = Field(default=500, ge=1, description="steps of the guides of single images")
     gap_rows: int = Field(default=150, ge=2, description="held-out images that are taken apart")
@@ -53,7 +55,7 @@ class Config(StudyConfig):
 
     def smoke(self) -> "Config":
         """Few steps, few images."""
-        return self.replace(num_steps=3, gap_steps=3, gap_rows=5, evidence_particles=10)
+        return self.replace(encoders=((30,),), num_steps=3, gap_steps=3, gap_rows=5, evidence_particles=10)
 
 
 @datasets.register("linear_rows")
@@ -146,7 +148,7 @@ def study(config: Config) -> Study:
         metrics=("exact_gap",),
         seed=config.seed,
         grid=(
-            {"model.encoder_hidden": tuple(ENCODERS.values()), "model.full_covariance": tuple(FAMILIES)},
+            {"model.encoder_hidden": config.encoders, "model.full_covariance": tuple(FAMILIES)},
             {
                 "data": (Ref("linear_rows"),),
                 "model": (Ref("linear_gaussian"),),
@@ -161,7 +163,8 @@ def study(config: Config) -> Study:
 def claims(config: Config) -> tuple[Claim, ...]:
     """What the study asserts at full size."""
     full = Config()
-    if any(getattr(config, name) < getattr(full, name) for name in ("num_steps", "gap_steps", "gap_rows")):
+    effort = ("num_steps", "gap_steps", "gap_rows")
+    if config.encoders != ENCODERS or any(getattr(config, key) < getattr(full, key) for key in effort):
         return ()
     digits = {"data": "digits"}
     return (

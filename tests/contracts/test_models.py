@@ -10,13 +10,13 @@ from evidentia.studies.harness.declare.discovery import discover
 from evidentia.studies.harness.engine.problem import build_problem, load_data
 
 
-def built():
-    """One point for each (data, model) that the studies name."""
+def built(response):
+    """One point for each (data, model) that the studies name, with or without a response to explain."""
     found = {}
     for name, source in discover(plugins=False).items():
         module = importlib.import_module(source.module)
         for point in module.study(module.Config()).points():
-            if point.model is not None:
+            if point.model is not None and (load_data(point.data).y is not None) == response:
                 found.setdefault((name, point.data.label, point.model.label), point)
     return [pytest.param(point, id=" ".join(key)) for key, point in found.items()]
 
@@ -26,7 +26,7 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
 
 
-@pytest.mark.parametrize("point", built())
+@pytest.mark.parametrize("point", built(response=True))
 def test_the_response_is_one_observed_site_in_the_data_plate(point):
     data = load_data(point.data)
     problem = build_problem(point, data)
@@ -44,4 +44,19 @@ def test_the_response_is_one_observed_site_in_the_data_plate(point):
     observed = trace.nodes["obs"]
     assert torch.equal(observed["value"], data.y)
     assert [frame.name for frame in observed["cond_indep_stack"]] == ["data"]
+    assert torch.isfinite(trace.log_prob_sum())
+
+
+@pytest.mark.parametrize("point", built(response=False))
+def test_rows_without_a_response_are_one_observed_site_and_the_guide_has_every_latent(point):
+    data = load_data(point.data)
+    problem = build_problem(point, data)
+    assert problem.model(size=len(data.x)).shape == data.x.shape
+    guide = pyro.poutine.trace(problem.guide).get_trace(data.x)
+    trace = pyro.poutine.trace(pyro.poutine.replay(problem.model, trace=guide)).get_trace(data.x)
+    latent = [name for name in trace.stochastic_nodes if trace.nodes[name]["type"] == "sample"]
+    assert set(latent) == set(guide.stochastic_nodes)
+    assert trace.observation_nodes[-1] == "obs"
+    assert torch.equal(trace.nodes["obs"]["value"], data.x)
+    assert [frame.name for frame in trace.nodes["obs"]["cond_indep_stack"]] == ["data"]
     assert torch.isfinite(trace.log_prob_sum())

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from evidentia.inference.fit import Fit
 
@@ -57,12 +58,8 @@ def _pixels(count: int) -> list[str]:
     return [f"pixel_{index}" for index in range(count)]
 
 
-def images(table: pd.DataFrame) -> Tensor:
+def images(table: pd.DataFrame) -> NDArray[np.float64]:
     """The pixel columns of such a table as square images, (rows, side, side)."""
-    import torch
-
-    values = table[[name for name in table if str(name).startswith("pixel_")]].to_numpy(
-        dtype=float, copy=True
-    )
+    values = table[[name for name in table if str(name).startswith("pixel_")]].to_numpy(dtype=float)
     side = round(values.shape[1] ** 0.5)
-    return torch.as_tensor(values).reshape(len(values), side, side)
+    return values.reshape(len(values), side, side)
