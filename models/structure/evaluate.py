@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evidentia.models.structure.errors import FamilyError
 from evidentia.models.structure.graph import INPUT, Aggregate, Plan
-from evidentia.models.structure.guard import guarded, without_infinities
+from evidentia.models.structure.guard import guarded_call, known
 
 
 class Design(NamedTuple):
@@ -32,11 +32,14 @@ def evaluate(
     x: Tensor,
     gates: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
+    *,
+    guard: bool = True,
 ) -> Tensor:
     """``f_k = agg_k({Σ_r γ_r g_r(f_j; w_r)})`` from the input to the output node.
 
-    Where an operation cannot influence the output (see `live_ops`), values of it that are not finite count as
-    0, and so do derivatives: a structure does not suffer from an operation that it does not use.
+    With the guard, values that are not finite count as 0 where an operation cannot influence the output (see
+    `live_ops`), and so do derivatives: a structure does not suffer from an operation that it does not use.
+    Where all values and derivatives are finite the guard changes nothing.
 
     Args:
         plan: the checked graph.
@@ -44,6 +47,7 @@ def evaluate(
         x: input ``(n, d)``.
         gates: gate ``(*b)`` by ``"x->f/one"``; an operation without a gate is skipped, as if its gate were 0.
         weights: weight ``(*b, *shape)`` by ``"x->f/one/weight"``.
+        guard: without it, 0·∞ = NaN; for loops that look at their results and come back with the guard.
 
     Returns:
         The value of the output node, ``(*b, n, width)``.
@@ -61,7 +65,7 @@ def evaluate(
         Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
     """
     values = {INPUT: x}
-    dead = _dead_ops(plan, gates)
+    dead = _dead_ops(plan, gates) if guard else {}
     for node in plan.nodes[1:]:
         parts = []
         for edge in plan.edges:
@@ -72,27 +76,34 @@ def evaluate(
                 key = f"{edge.name}/{name}"
                 gate = gates.get(key)
                 if gate is not None:
-                    names = {w: f"{key}/{w}" for w in plan.op_weights[key]}
-                    own = {w: guarded(weights[n], dead[key], plan.weight_shapes[n]) for w, n in names.items()}
                     source = values[edge.source]
-                    value = op(guarded(source, dead[key], source.shape[-2:]), **own)
-                    terms.append(
-                        gate[..., None, None] * without_infinities(value, dead[key][..., None, None])
-                    )
+                    own = {w: weights[f"{key}/{w}"] for w in plan.op_weights[key]}
+                    if key in dead:
+                        shapes = {w: plan.weight_shapes[f"{key}/{w}"] for w in own}
+                        value = guarded_call(op, source, own, shapes, dead[key])
+                    else:
+                        value = op(source, **own)
+                    terms.append(gate[..., None, None] * value)
             parts.append(_sum(terms) if terms else x.new_zeros(x.shape[-2], plan.edge_widths[edge.name]))
         values[node] = combine(parts, aggregates.get(node, "sum"))
     return values[plan.output]
 
 
 def _dead_ops(plan: Plan, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whether each operation that has a gate is dead, ``(*b)``; one without a gate is closed."""
-    if not gates:
+    """In which structures an operation is dead, ``(*b)``, for each that may be so in any of them.
+
+    Where no gate is 0 there is no 0·∞. An operation without a gate counts as closed.
+    """
+    given = {key: gate.detach() for key, gate in gates.items()}
+    if not given or all(known(gate.all()) for gate in given.values()):
         return {}
     keys = [f"{edge.name}/{name}" for edge in plan.edges for name in edge.ops]
-    like = next(iter(gates.values()))
-    given = [gates.get(key, like.new_zeros(())).detach() for key in keys]
-    live = live_ops(plan, torch.stack(torch.broadcast_tensors(*given), -1))
-    return {key: ~live[..., i] for i, key in enumerate(keys) if key in gates}
+    closed = torch.zeros_like(next(iter(given.values())))
+    stacked = torch.stack(torch.broadcast_tensors(*(given.get(key, closed) for key in keys)), -1)
+    dead = ~live_ops(plan, stacked)
+    return {
+        key: dead[..., i] for i, key in enumerate(keys) if key in given and known(dead[..., i].any(), True)
+    }
 
 
 def combine(parts: Sequence[Tensor], aggregate: Aggregate) -> Tensor:

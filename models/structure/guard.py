@@ -1,5 +1,6 @@
 """What keeps an operation that is not finite away from the structures without it: 0·∞ is not 0."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,20 +41,54 @@ def without_infinities(value: Tensor, dead: Tensor) -> Tensor:
         >>> without_infinities(torch.tensor([torch.inf, 1.0, torch.nan]), torch.tensor([True, True, False]))
         tensor([0., 1., nan])
     """
-    if _all_finite(value):
+    # One cheap reduction spares the usual case three passes.
+    if known(torch.isfinite(value.detach().sum())):
         return value
     return torch.where(dead & ~torch.isfinite(value), 0.0, value)
 
 
-def _all_finite(value: Tensor) -> bool:
-    """One cheap reduction that spares the usual case three passes; False where it cannot be known.
+def known(flag: Tensor, otherwise: bool = False) -> bool:
+    """The flag; ``otherwise`` under vmap and in a trace, where a value cannot be looked at.
 
-    Under vmap and in a trace a value cannot be looked at, which raises RuntimeError.
+    References:
+        none; a guard.
+
+    Example:
+        >>> known(torch.tensor(True)), torch.func.vmap(lambda x: x + known(x > 0))(torch.ones(1))
+        (True, tensor([1.]))
     """
     try:
-        return bool(torch.isfinite(value.detach().sum()))
+        return bool(flag)
     except RuntimeError:
-        return False
+        return otherwise
+
+
+def guarded_call(
+    op: Callable[..., Tensor],
+    source: Tensor,
+    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, Size],
+    dead: Tensor,
+) -> Tensor:
+    """``op(source, **weights)`` for an operation that is dead in some structures: finite there.
+
+    Args:
+        op: the operation.
+        source: its input ``(*b, n, width)``.
+        weights: its weights ``(*b, *shape)``.
+        shapes: of the weights without batch.
+        dead: ``(*b)``.
+
+    References:
+        none; a guard.
+
+    Example:
+        >>> guarded_call(torch.log, torch.zeros(1, 1), {}, {}, torch.tensor(True))
+        tensor([[0.]])
+    """
+    own = {name: guarded(value, dead, shapes[name]) for name, value in weights.items()}
+    value = op(guarded(source, dead, source.shape[-2:]), **own)
+    return without_infinities(value, dead[..., None, None])
 
 
 def guarded(value: Tensor, dead: Tensor, shape: Size) -> Tensor:

@@ -171,13 +171,13 @@ class FamilyModel(PyroModule):
         batch = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
         return torch.cat([p.expand((*batch, p.shape[-1])) for p in parts], -1)
 
-    def _value(self, x: Tensor, gates: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    def _value(self, x: Tensor, gates: Tensor, weights: Mapping[str, Tensor], guard: bool = True) -> Tensor:
         by_name = {name: gates[..., i] for i, name in self._live_gates}
         coupled = {
             name: self.weight_prior.couple(weights[name], by_name[gate], shape)
             for name, (gate, shape) in self._weights.items()
         }
-        return evaluate(self._plan, self._aggregates, x, by_name, coupled)
+        return evaluate(self._plan, self._aggregates, x, by_name, coupled, guard=guard)
 
     def log_likelihood(
         self,
@@ -186,6 +186,8 @@ class FamilyModel(PyroModule):
         gates: Tensor | None,
         weights: Mapping[str, Tensor],
         noise: Tensor | None = None,
+        *,
+        guard: bool = True,
     ) -> Tensor:
         """``log p(y_i | x_i, u, Γ)`` in nats per row, ``(*b, n)``; pure, vectorised, and usable under vmap.
 
@@ -195,6 +197,7 @@ class FamilyModel(PyroModule):
             gates: ``(*b, num_gates)``; may be None when the structure is fixed.
             weights: the site values u, ``(*b, *shape)`` by weight name (without ``w/``).
             noise: noise parameter ``(*b)``; may be None when it is fixed or there is none.
+            guard: keep an operation that is not finite away from the structures without it, see `evaluate`.
 
         Raises:
             FamilyError: shapes that do not fit, or a missing weight.
@@ -208,7 +211,7 @@ class FamilyModel(PyroModule):
             gates = self.structure.gates.to(dtype=x.dtype, device=x.device)
         check_gates("model", gates, self.family.num_gates)
         check_weights("model", weights, self.weight_shapes)
-        value = self._value(x, gates, weights)
+        value = self._value(x, gates, weights, guard)
         return self.likelihood.distribution(value, noise, validate_args=False).log_prob(y)
 
     def log_weight_prior(

@@ -110,7 +110,11 @@ def estimate(
             for part in raw.split(block):
                 noise = deal(part, target.active[rows])
                 with torch.no_grad():
-                    weights.append(log_weight(target, guide, theta, noise, variance, rows, schedule.power))
+                    value = log_weight(target, guide, theta, noise, variance, rows, schedule.power)
+                    if target.guarded is not None and not bool(value.isfinite().all()):
+                        target = target.careful()
+                        value = log_weight(target, guide, theta, noise, variance, rows, schedule.power)
+                weights.append(value)
         pieces.append(bounds(torch.cat(weights).reshape(batches, particles, len(rows))))
     return Bounds(*(torch.cat(field) for field in zip(*pieces, strict=True)))
 

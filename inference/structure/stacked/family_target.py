@@ -82,19 +82,21 @@ def family_target(model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor, *, le
     if prior is not None:
         active = torch.cat([active, active.new_ones(len(active), 1)], -1)
 
-    pointwise = pointwise_log_likelihood(model, x, y, gates)
-
-    def log_likelihood(latents: Tensor, log_noise: Tensor | None, rows: Tensor) -> Tensor:
-        return pointwise(latents, log_noise, rows).sum(-1)
+    def summed(guard: bool) -> LogLikelihood:
+        pointwise = pointwise_log_likelihood(model, x, y, gates, guard=guard)
+        return lambda latents, log_noise, rows: pointwise(latents, log_noise, rows).sum(-1)
 
     def log_noise_prior(log_noise: Tensor) -> Tensor:
         # + log noise: the Jacobian of the exponential.
         return torch.as_tensor(prior.log_prob(log_noise.exp())) + log_noise  # type: ignore[union-attr]
 
-    return Target(log_likelihood, active, None if prior is None else log_noise_prior, learn_noise)
+    density = None if prior is None else log_noise_prior
+    return Target(summed(False), active, density, learn_noise, guarded=summed(True))
 
 
-def pointwise_log_likelihood(model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor) -> LogLikelihood:
+def pointwise_log_likelihood(
+    model: FamilyModel, x: Tensor, y: Tensor, gates: Tensor, *, guard: bool = True
+) -> LogLikelihood:
     """``log p(y_i | u)`` per datum, ``(latents (*draws, S', D), log_noise, rows (S',)) -> (*draws, S', n)``.
 
     Args:
@@ -102,6 +104,7 @@ def pointwise_log_likelihood(model: FamilyModel, x: Tensor, y: Tensor, gates: Te
         x: inputs ``(n, d)``.
         y: response.
         gates: structures, ``(S, num_gates)``.
+        guard: keep an operation that is not finite away from the structures without it.
 
     References:
         Bakhteev, 2020. Bayesian selection of a suboptimal structure of a deep learning model.
@@ -114,6 +117,6 @@ def pointwise_log_likelihood(model: FamilyModel, x: Tensor, y: Tensor, gates: Te
         batch = latents.shape[:-1]
         noise = fixed if log_noise is None else log_noise.exp().expand(batch)
         own = gates[rows].expand(*batch, -1)
-        return model.log_likelihood(x, y, own, vector.split(latents), noise)
+        return model.log_likelihood(x, y, own, vector.split(latents), noise, guard=guard)
 
     return log_likelihood

@@ -108,7 +108,7 @@ def leave_one_out(
     """
     gates, theta = result.gates[rows], result.state["theta"][rows]
     learned = "noise" in result.hyper
-    target = family_target(model, x, y, gates, learn_noise=learned)
+    target = family_target(model, x, y, gates, learn_noise=learned).careful()
     pointwise = pointwise_log_likelihood(model, x, y, gates)
     guide = GUIDES["full_covariance" if "scale_tril" in result.guide else "mean_field"]
     variance = result.hyper["variance"][rows]

@@ -17,6 +17,7 @@ class State(NamedTuple):
         taken: steps taken, ``(S,)``: one with a gradient that is not finite is skipped, structure by
             structure.
         running: structures still trained, ``(S,)`` boolean.
+        guarded: structures that have needed the guarded log-likelihood, ``(S,)`` boolean.
         variance: prior variances, ``(S, W)``.
         total: sum of the losses in the current window, ``(S,)``.
         losses: mean loss (negative ELBO) of each window so far, ``(R, S)``; the last value is kept after a
@@ -31,6 +32,7 @@ class State(NamedTuple):
     steps: Tensor
     taken: Tensor
     running: Tensor
+    guarded: Tensor
     variance: Tensor
     total: Tensor
     losses: Tensor
@@ -65,6 +67,7 @@ def init(theta: Tensor, variance: Tensor, seed: int) -> State:
         steps=torch.zeros(rows, dtype=torch.long, device=theta.device),
         taken=torch.zeros(rows, dtype=torch.long, device=theta.device),
         running=torch.ones(rows, dtype=torch.bool, device=theta.device),
+        guarded=torch.zeros(rows, dtype=torch.bool, device=theta.device),
         variance=variance,
         total=theta.new_zeros(rows),
         losses=theta.new_zeros(0, rows),

@@ -23,6 +23,8 @@ class Target(NamedTuple):
             ``+ log noise``) where the noise is a latent; the last latent is then ``log noise``. ``None``
             otherwise.
         learn_noise: the noise is a hyperparameter, one per structure, trained beside the guide.
+        guarded: the slower log-likelihood to fall back on where the first one is not finite; it equals the
+            first wherever that and its gradient are finite. ``None``: there is no other.
 
     References:
         Graves, 2011. Practical variational inference for neural networks.
@@ -40,11 +42,16 @@ class Target(NamedTuple):
     active: Tensor
     log_noise_prior: Callable[[Tensor], Tensor] | None = None
     learn_noise: bool = False
+    guarded: LogLikelihood | None = None
 
     @property
     def num_weights(self) -> int:
         """Latents with a Gaussian prior: all but a latent noise."""
         return self.active.shape[-1] - (self.log_noise_prior is not None)
+
+    def careful(self) -> "Target":
+        """The same with the guarded log-likelihood, where there is one."""
+        return self if self.guarded is None else self._replace(log_likelihood=self.guarded, guarded=None)
 
 
 def log_prior(target: Target, latents: Tensor, variance: Tensor, rows: Tensor) -> Tensor:

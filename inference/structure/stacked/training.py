@@ -13,7 +13,7 @@ from evidentia.inference.structure.stacked.target import Target, log_weight
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
-ROWS = ("theta", "first", "second", "variance", "taken", "steps", "total")
+ROWS = ("theta", "first", "second", "variance", "taken", "steps", "total", "guarded")
 
 
 class Schedule(NamedTuple):
@@ -157,31 +157,51 @@ def _update(
 ) -> dict[str, Tensor]:
     """The new values of the structures numbered ``rows``, which are all that ``state`` holds."""
     active = target.active[rows]
-    theta = state.theta.detach().requires_grad_()
-    loss = -log_weight(target, guide, theta, deal(raw, active), state.variance, rows, schedule.power).mean(0)
-    # The sum only collects the rows: no row's loss depends on another row's parameters.
-    (gradient,) = torch.autograd.grad(loss.sum(), theta)
-    norm = gradient.norm(dim=-1, keepdim=True)
+    loss, gradient, norm, guarded = _gradients(target, guide, schedule, state, deal(raw, active), rows)
     usable = norm.isfinite().squeeze(-1)
     if not bool(usable.all()):
         gradient = torch.where(usable.unsqueeze(-1), gradient, 0.0)
     if bool((norm > schedule.gradient_clip).any()):
         gradient = clip(gradient, schedule.gradient_clip)
     taken = state.taken + usable
-    times = taken.clamp(min=1).to(theta.dtype).unsqueeze(-1)
+    times = taken.clamp(min=1).to(gradient.dtype).unsqueeze(-1)
     first = state.first.lerp(gradient, 1 - BETA1)
     second = (state.second * BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     scale = -rate * (1 - BETA2**times).sqrt() / (1 - BETA1**times)
-    theta = (first / (second.sqrt().add_(EPSILON))).mul_(scale).add_(theta.detach())
+    theta = (first / (second.sqrt().add_(EPSILON))).mul_(scale).add_(state.theta.detach())
     variance = _variances(target, guide, schedule, theta, state.variance, active)
-    loss = state.total + loss.detach()
     new = {"theta": theta, "first": first, "second": second, "variance": variance}
     if not bool(usable.all()):
         new = {
             name: torch.where(usable.unsqueeze(-1), value, getattr(state, name))
             for name, value in new.items()
         }
-    return {**new, "taken": taken, "steps": state.steps + 1, "total": loss}
+    return {**new, "taken": taken, "steps": state.steps + 1, "total": state.total + loss, "guarded": guarded}
+
+
+def _gradients(
+    target: Target, guide: StackedGuide, schedule: Schedule, state: State, noise: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, gradients, their norms, and which structures have needed the guard.
+
+    The guard is slow and hardly ever needed. So a step is first done without; where it gives a number that is
+    not finite it is done again, with the same noise and the guard, and the guard stays on.
+    """
+
+    def differentiate(target: Target) -> tuple[Tensor, Tensor, Tensor]:
+        theta = state.theta.detach().requires_grad_()
+        loss = -log_weight(target, guide, theta, noise, state.variance, rows, schedule.power).mean(0)
+        # The sum only collects the rows: no row's loss depends on another row's parameters.
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+        return loss.detach(), gradient, gradient.norm(dim=-1, keepdim=True)
+
+    if bool(state.guarded.any()):
+        return *differentiate(target.careful()), state.guarded
+    loss, gradient, norm = differentiate(target)
+    finite = (loss + norm.squeeze(-1)).isfinite()
+    if target.guarded is None or bool(finite.all()):
+        return loss, gradient, norm, state.guarded
+    return *differentiate(target.careful()), ~finite
 
 
 def _variances(
