@@ -270,8 +270,9 @@ class FitLoop:
         return torch.cat([leaf.detach().reshape(-1).to(torch.float64) for leaf in self.leaves.values()])
 
     def evaluate(self, args: tuple[Any, ...]) -> float:
-        """The held-out loss in nats, at weight 1 of the latents."""
-        return held_out_loss(self.pair, self.objective, args, self.given | self.annealing.held_out())
+        """The held-out loss in nats, at weight 1 of the latents; that of rank 0 when there are several."""
+        loss = held_out_loss(self.pair, self.objective, args, self.given | self.annealing.held_out())
+        return loss if self.team is None else self.team.first(loss)
 
     def report(self, num_steps: int, loss: float) -> Step:
         """What callbacks learn about the step just taken."""

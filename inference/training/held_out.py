@@ -38,7 +38,8 @@ def held_out_loss(
     Example:
         >>> def model(y):
         ...     pyro.sample("obs", pyro.distributions.Normal(0.0, 1.0), obs=y)
-        >>> round(held_out_loss((model, lambda y: None), pyro.infer.Trace_ELBO(), (torch.tensor(0.0),), {}), 4)
+        >>> elbo = pyro.infer.Trace_ELBO()
+        >>> round(held_out_loss((model, lambda y: None), elbo, (torch.tensor(0.0),), {}), 4)
         0.9189
     """
     modules = [m for program in pair if isinstance(program, nn.Module) for m in program.modules()]
