@@ -44,12 +44,13 @@ class Config(StudyConfig):
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "relevance", "digits")
     minutes: ClassVar[float] = 6.0
 
-    num_steps: int = Field(default=5000, ge=1, description="training steps of each model")
+    num_steps: int = Field(default=4000, ge=1, description="training steps of the linear models")
+    network_steps: int = Field(default=8000, ge=1, description="training steps of the networks")
     evidence_particles: int = Field(default=1000, ge=2, description="importance draws per image")
 
     def smoke(self) -> "Config":
         """Few steps, few draws."""
-        return self.replace(num_steps=3, evidence_particles=10)
+        return self.replace(num_steps=3, network_steps=3, evidence_particles=10)
 
 
 @metrics.register("relevance")
@@ -116,7 +117,10 @@ def study(config: Config) -> Study:
                 "inference.learning_rate": (0.05,),
                 "inference.batch_size": (None,),
             },
-            {"model": (Ref("vae_ard", {"latent": LATENTS}), Ref("vae", {"latent": LATENTS}))},
+            {
+                "model": (Ref("vae_ard", {"latent": LATENTS}), Ref("vae", {"latent": LATENTS})),
+                "inference.num_steps": (config.network_steps,),
+            },
         ),
         expect=claims(config),
     )
@@ -125,9 +129,9 @@ def study(config: Config) -> Study:
 def claims(config: Config) -> tuple[Claim, ...]:
     """What the study asserts at full size."""
     full = Config()
-    if config.num_steps < full.num_steps:
+    if config.num_steps < full.num_steps or config.network_steps < full.network_steps:
         return ()
-    return tuple(
+    counts = tuple(
         Claim(
             text=f"linear decoder, {family}: as many active latents as eigenvalues above the noise",
             metric="excess",
@@ -136,6 +140,16 @@ def claims(config: Config) -> tuple[Claim, ...]:
             value=0,
         )
         for family in FAMILIES
+    )
+    return (
+        *counts,
+        Claim(
+            text=f"the network with scales keeps fewer than half of its {LATENTS} latents",
+            metric="relevant",
+            where={"model": f"vae_ard(latent={LATENTS})"},
+            op="<",
+            value=LATENTS / 2,
+        ),
     )
 
 
@@ -227,6 +241,7 @@ def plot_scales(tables: "dict[str, pd.DataFrame]") -> "Figure":
         exact = next(iter(tables.values()))["eigenvalue_less_noise"]
         axes.plot(range(1, int((exact > 0).sum()) + 1), exact[exact > 0], "-", color=INK, linewidth=1)
         axes.set_yscale("log")
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("latent, in falling order")
         axes.set_ylabel("squared scale")
         axes.set_title("Relevance against eigenvalues")
