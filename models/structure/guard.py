@@ -116,5 +116,10 @@ def guarded(value: Tensor, dead: Tensor, shape: Size) -> Tensor:
     if not value.requires_grad:
         return value
     batch = torch.broadcast_shapes(value.shape[: value.ndim - len(shape)], dead.shape)
-    result: Tensor = _Guard.apply(value.expand(batch + shape), dead.reshape(dead.shape + (1,) * len(shape)))
-    return result
+    own, where = value.expand(batch + shape), dead.reshape(dead.shape + (1,) * len(shape))
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, (value, dead))):
+        result: Tensor = _Guard.apply(own, where)
+        return result
+    # A hook costs a third of a function of our own, but the function transforms do not know it.
+    own.register_hook(lambda gradient: without_infinities(gradient, where))
+    return own
