@@ -1,6 +1,6 @@
 """Programs of two processes for the tests of data-parallel training; torchrun starts them.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 tests/rank_jobs.py JOB FOLDER
+python -m torch.distributed.run --standalone --nproc-per-node 2 tests/rank_jobs.py JOB FOLDER
 """
 
 import os
@@ -260,9 +260,7 @@ def fits(ranks):
     found["aten"] = fit(
         auto(), *xy, num_steps=40, objective=ParticleELBO("elbo", "total"), compile="aten", **options
     ).state
-    found["eager"] = fit(
-        auto(), *xy, num_steps=40, objective=ParticleELBO("elbo", "total"), **options
-    ).state
+    found["eager"] = fit(auto(), *xy, num_steps=40, objective=ParticleELBO("elbo", "total"), **options).state
 
     skipped = poisoned(ranks, xy, 3, num_steps=6, nan="skip")
     found["skipped"] = {"count": skipped.skipped, "state": skipped.state}
