@@ -1,14 +1,36 @@
 """How belief is updated: fitting, sampling, evidence, structure selection, diagnostics."""
 
+from evidentia.inference.compile.objective import compile_objective as compile_objective
 from evidentia.inference.diagnostics import to_idata as to_idata
 from evidentia.inference.evidence.comparison import compare_evidence as compare_evidence
+from evidentia.inference.evidence.gaps import gaps as gaps
+from evidentia.inference.evidence.importance import log_evidence as log_evidence
+from evidentia.inference.evidence.importance import log_weights as log_weights
 from evidentia.inference.evidence.log_evidence import LogEvidence as LogEvidence
 from evidentia.inference.fit import fit as fit
+from evidentia.inference.gradient_stats import gradient_stats as gradient_stats
 from evidentia.inference.mcmc.nuts import nuts as nuts
+from evidentia.inference.objectives.discrete import DiscreteELBO as DiscreteELBO
+from evidentia.inference.objectives.objective import Objective as Objective
+from evidentia.inference.objectives.particle import ParticleELBO as ParticleELBO
+from evidentia.inference.objectives.presets import CIWAE as CIWAE
+from evidentia.inference.objectives.presets import CUBO as CUBO
+from evidentia.inference.objectives.presets import ELBO as ELBO
+from evidentia.inference.objectives.presets import IWAE as IWAE
+from evidentia.inference.objectives.presets import MIWAE as MIWAE
+from evidentia.inference.objectives.presets import PIWAE as PIWAE
+from evidentia.inference.objectives.presets import RWS as RWS
+from evidentia.inference.objectives.presets import STL as STL
+from evidentia.inference.objectives.presets import VIMCO as VIMCO
+from evidentia.inference.objectives.presets import DReG as DReG
+from evidentia.inference.objectives.presets import Jackknife as Jackknife
+from evidentia.inference.objectives.presets import Renyi as Renyi
+from evidentia.inference.objectives.presets import TailAdaptive as TailAdaptive
 from evidentia.inference.structure.enumerate import enumerate_structures as enumerate_structures
 from evidentia.inference.structure.export import export as export
 from evidentia.inference.structure.gibbs import structure_gibbs as structure_gibbs
 from evidentia.inference.structure.linear import predict as predict
 from evidentia.inference.structure.networks import network_evidence as network_evidence
 from evidentia.inference.structure.posterior import StructurePosterior as StructurePosterior
+from evidentia.inference.structure.prune import active_latents as active_latents
 from evidentia.inference.training.fitted import Fit as Fit

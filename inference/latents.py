@@ -41,7 +41,8 @@ def posterior_means(guide: Callable[..., Any], *args: Any, site: str = "z", **kw
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
     if site not in trace.nodes:
         raise ValueError(f"site '{site}': the guide has {list(trace.stochastic_nodes)}. Fix: site=...")
-    mean: Tensor = trace.nodes[site]["fn"].mean
+    law: Any = trace.nodes[site]["fn"]
+    mean: Tensor = law.mean
     return mean
 
 

@@ -1,6 +1,20 @@
 """What is believed: generative models, and families of models, as Pyro programs."""
 
+from evidentia.models.distributions.implicit import ImplicitReparam as ImplicitReparam
+from evidentia.models.distributions.log_gamma import LogGamma as LogGamma
+from evidentia.models.distributions.mixture import MixtureReparam as MixtureReparam
+from evidentia.models.distributions.truncated_normal import TruncatedNormal as TruncatedNormal
+from evidentia.models.distributions.von_mises import VonMises as VonMises
 from evidentia.models.hyper import Hyper as Hyper
+from evidentia.models.latent.encoder import Encoder as Encoder
+from evidentia.models.latent.heads import BernoulliHead as BernoulliHead
+from evidentia.models.latent.heads import CategoricalHead as CategoricalHead
+from evidentia.models.latent.heads import DiscretisedLogisticHead as DiscretisedLogisticHead
+from evidentia.models.latent.heads import GaussianHead as GaussianHead
+from evidentia.models.latent.vae import VAE as VAE
+from evidentia.models.latent.vae import vae_pair as vae_pair
+from evidentia.models.latent.vae_ard import VAEARD as VAEARD
+from evidentia.models.latent.vae_ard import vae_ard_pair as vae_ard_pair
 from evidentia.models.likelihood import Bernoulli as Bernoulli
 from evidentia.models.likelihood import Categorical as Categorical
 from evidentia.models.likelihood import Gaussian as Gaussian
@@ -24,3 +38,7 @@ from evidentia.models.structure.ops import Identity as Identity
 from evidentia.models.structure.ops import Zero as Zero
 from evidentia.models.structure.structure import Structure as Structure
 from evidentia.models.structure.weights import ARD as ARD
+from evidentia.models.tractable.exact_guide import exact_pair as exact_pair
+from evidentia.models.tractable.factor_analysis import FactorAnalysis as FactorAnalysis
+from evidentia.models.tractable.gaussian_mixture import GaussianMixture as GaussianMixture
+from evidentia.models.tractable.ppca import ProbabilisticPCA as ProbabilisticPCA

@@ -165,11 +165,12 @@ def linear_rows(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def conclude(result: "Result") -> list[str]:
     """The answer in words: the counts of the linear models, and those of the networks."""
+    linear: Any = linear_rows(result.table)
     sentences = [
         f"Linear decoder, {row.family.replace('_', ' ')} guide: {row.relevant:.0f} active latents, "
         f"{row.eigenvalues:.0f} eigenvalues above the noise; the squared scales are off by at most "
         f"{100 * row.scale_error:.1f} % of the largest eigenvalue."
-        for row in linear_rows(result.table).itertuples()
+        for row in linear.itertuples()
     ]
     networks: Any = result.table[result.table["eigenvalues"].isna()]
     for row in networks.itertuples():
@@ -188,7 +189,7 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
     from evidentia.studies.harness.figures.autoencoders import plot_images, plot_traversals, plot_units
 
     scaled, plain = (
-        next(point for point in result.points if point.model.key == key and point.data.params == {})
+        next(p for p in result.points if p.model and p.model.key == key and not p.data.params)
         for key in ("vae_ard", "vae")
     )
     tables = {"with scales": result.read(scaled, "units"), "without": result.read(plain, "units")}
@@ -209,7 +210,7 @@ def plot(result: "pd.DataFrame") -> "Figure":
     """Active latents of the linear models beside the number of eigenvalues above the noise."""
     from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
 
-    rows = linear_rows(result)
+    rows: Any = linear_rows(result)
     with style():
         figure = new_figure(
             5.6, 2.4, "Latents counted by their scales; the dashed line is the number of eigenvalues."

@@ -54,7 +54,7 @@ class Config(StudyConfig):
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "bounds", "digits")
     minutes: ClassVar[float] = 10.0
 
-    num_steps: int = Field(default=3000, ge=1, description="training steps of each autoencoder")
+    num_steps: int = Field(default=2000, ge=1, description="training steps of each autoencoder")
     particles: tuple[int, ...] = Field(default=PARTICLES, min_length=1, description="numbers of particles K")
     evidence_particles: int = Field(default=1000, ge=2, description="importance draws per image")
     signal_particles: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64), description="K of the signal")
@@ -99,7 +99,8 @@ def gaussian_copies(data: "Dataset", offset: float = 0.01) -> "Pair":
     """
     from evidentia.models.tractable.gaussian_copies import gaussian_copies_pair
 
-    return gaussian_copies_pair(*data.x.shape, offset=offset)
+    rows, width = data.x.shape
+    return gaussian_copies_pair(rows, width, offset)
 
 
 @register_study
@@ -191,7 +192,7 @@ def trained(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def conclude(result: "Result") -> list[str]:
     """The answer in words: the best model, what the bound leaves out, and the slopes."""
-    rows = trained(result.table)
+    rows: Any = trained(result.table)
     best = rows.loc[rows["nats"].idxmin()]
     plain = rows[(rows["method"] == "ELBO")].sort_values("num_particles").iloc[0]
     sentences = [
@@ -215,10 +216,9 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
     """Scores against K, the slopes on the Gaussian model, images drawn from the best model."""
     from evidentia.studies.harness.figures.autoencoders import plot_images, plot_signal
 
-    points = {point.id: point for point in result.points}
     toy = next(point for point in result.points if point.inference.key == "signal")
-    digits = next(point for point in points.values() if "signal_particles" in point.inference.params)
-    rows = trained(result.table)
+    digits = next(point for point in result.points if "signal_particles" in point.inference.params)
+    rows: Any = trained(result.table)
     best = str(rows.loc[rows["nats"].idxmin(), "point"])
     return {
         "scores": plot(result.table),

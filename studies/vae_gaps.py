@@ -210,10 +210,11 @@ def digits_rows(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def conclude(result: "Result") -> list[str]:
     """The answer in words: the parts of the gap for each encoder, and the check on the known model."""
+    digits: Any = digits_rows(result.table)
     sentences = [
         f"Encoder {row.encoder}: {row.nats:.2f} nats per image; of the gap of {row.total_gap:.2f}, "
         f"{row.approximation_gap:.2f} belong to the family and {row.amortisation_gap:.2f} to the encoder."
-        for row in digits_rows(result.table).itertuples()
+        for row in digits.itertuples()
     ]
     known: Any = result.table[result.table["model"] == "linear_gaussian"]
     sentences += [

@@ -152,7 +152,7 @@ def gaps(
         >>> [round(value, 1) for value in found.amortisation.per_datum.tolist()]  # (x/2)² / (2 · 1/2)
         [1.0, 4.0]
     """
-    drawing = {"num_particles": num_particles, "chunk_size": chunk_size}
+    drawing: dict[str, Any] = {"num_particles": num_particles, "chunk_size": chunk_size}
     with lent(pair) as (model, guide), random_stream(seed):
         amortised = log_weights((model, guide), *args, **drawing, **kwargs)
         free = local_guide(guide, *args, **kwargs)
@@ -194,7 +194,7 @@ def _held_fixed(
     """The model with its present parameters as constants."""
     with torch.no_grad(), poutine.trace(param_only=True) as capture:
         model(*args, **kwargs)
-    values = {name: site["value"].detach() for name, site in capture.trace.nodes.items()}
+    values: dict[str, Any] = {name: site["value"] for name, site in capture.trace.nodes.items()}
     module = model if isinstance(model, nn.Module) else nn.Module()
     trained = [leaf for leaf in module.parameters() if leaf.requires_grad]
     training = [part for part in module.modules() if part.training]

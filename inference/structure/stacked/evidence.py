@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evidentia.inference.structure.stacked.guide import StackedGuide, deal
 from evidentia.inference.evidence.pareto import tail_shape
+from evidentia.inference.structure.stacked.guide import StackedGuide, deal
 from evidentia.inference.structure.stacked.state import State
 from evidentia.inference.structure.stacked.target import Target, log_weight
 from evidentia.inference.structure.stacked.training import Schedule

@@ -37,7 +37,7 @@ def traversals(result: Fit, latents: Sequence[int]) -> pd.DataFrame:
 
     with result.scope(), torch.no_grad():
         model = result.pair[0]
-        like = poutine.trace(model).get_trace(size=1).nodes["z"]["value"]
+        like: Any = poutine.trace(model).get_trace(size=1).nodes["z"]["value"]
         places = torch.zeros(len(latents), len(STEPS), like.shape[-1], dtype=like.dtype)
         for row, latent in enumerate(latents):
             places[row, :, latent] = torch.tensor(STEPS, dtype=like.dtype)

@@ -90,7 +90,7 @@ def objective_of(options: TrainingParams) -> Any:
 
     try:
         return ParticleELBO(
-            options.objective,
+            options.objective,  # type: ignore[arg-type]
             options.gradient or "total",
             num_particles=options.num_particles,
             outer=options.outer,

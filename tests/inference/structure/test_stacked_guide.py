@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
+from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.structure.stacked.evidence import bounds
 from evidentia.inference.structure.stacked.guide import GUIDES, FullCovariance, MeanField, deal
-from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.structure.stacked.training import clip
 
 
