@@ -118,6 +118,8 @@ def plot_signal(
         slopes: what theory predicts, by (program, gradient); drawn as grey lines through the last point.
         title: shown above.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     with style():
         figure = new_figure(
             6.0,
@@ -137,8 +139,11 @@ def plot_signal(
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.get_xaxis().set_major_formatter("{x:.0f}")
+        axes.get_yaxis().set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.get_yaxis().set_major_formatter("{x:g}")
+        axes.get_yaxis().set_minor_formatter(NullFormatter())
         axes.set_xlabel("particles K")
         axes.set_ylabel("signal-to-noise ratio")
         axes.set_title(title)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
