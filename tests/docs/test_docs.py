@@ -37,6 +37,7 @@ def test_every_name_in_the_documentation_resolves(page):
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.slow
 @pytest.mark.docs
 def test_the_example_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -48,6 +49,7 @@ def test_the_example_of_the_readme_runs():
         assert names["best"].structure.label == "one"
 
 
+@pytest.mark.slow
 @pytest.mark.docs
 @pytest.mark.timeout(600)
 def test_pages_build_and_tutorials_run(tmp_path):

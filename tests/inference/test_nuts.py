@@ -34,6 +34,7 @@ def same(one: Draws, two: Draws) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_resume_after_the_warmup_is_bitwise() -> None:
     x, y = data()
     whole = nuts(regression, x, y, num_draws=80, seed=5, **OPTIONS)
@@ -108,6 +109,7 @@ def test_divergences_are_marked() -> None:
     assert int(draws.stats["diverging"].sum()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_draws_follow_a_conjugate_posterior() -> None:
     y = torch.tensor([0.5, 1.5, 3.0])

@@ -15,7 +15,7 @@ import pytest
 from evidentia.studies.harness.errors import StorageError, StudyError
 from evidentia.studies.harness.storage.manifest import differing, is_done
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 STEPS = "steps=40"
 
 

@@ -14,7 +14,7 @@ from evidentia.studies.harness.declare.registry import datasets, guides, models
 from evidentia.studies.harness.declare.study import Study
 from evidentia.studies.harness.engine.run import RunResult, run_study
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
 def data():

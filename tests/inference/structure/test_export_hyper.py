@@ -58,6 +58,7 @@ def test_the_log_joint_is_that_of_the_family_hyperprior_included(hyper: str, lab
     assert abs(log_joint(without, values, x, y) - expected) > 1  # the hyperprior is no small thing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hyper", ["param", "sample"])
 def test_variances_are_learned_again_in_retraining(hyper: str) -> None:
     x, y = data()

@@ -183,6 +183,7 @@ def test_the_sweep_that_skips_has_the_transition_matrix_of_the_sequential_sweep(
 # ---- against enumeration
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_thousand_sweeps_agree_with_enumeration(name, diabetes):

@@ -11,6 +11,7 @@ from evidentia.models.structure.family import Family
 from evidentia.models.structure.ops import GLM, Constant
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_scores_of_linear_models_are_the_closed_form():
     torch.set_default_dtype(torch.float64)

@@ -115,6 +115,7 @@ def test_worked_example_mean_field():
     assert order[1] > 0.999
 
 
+@pytest.mark.slow
 def test_worked_example_full_covariance():
     x, y = oracles.worked_example()
     found = network_evidence(
@@ -129,6 +130,7 @@ def test_worked_example_full_covariance():
     assert loc[0] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.01, 1.0, 100.0])
 def test_tempered_evidences(power):
     x, y = oracles.worked_example()
@@ -232,6 +234,7 @@ def test_dead_weights_stay_at_the_prior_and_live_ones_do_not():
     assert abs(found.iwae[1] - again.iwae[0]) < 1e-9
 
 
+@pytest.mark.slow
 def test_noise_with_a_prior_is_integrated_out():
     x, y = oracles.worked_example()
     prior = LogNormal(-0.5, 0.5)
@@ -249,6 +252,7 @@ def test_noise_with_a_prior_is_integrated_out():
         assert found.elbo[row] < exact + 4.5 * found.elbo_se[row]
 
 
+@pytest.mark.slow
 def test_hyperparameters_are_learned_only_where_the_model_declares_them():
     x, y = oracles.worked_example()
     gates, options = worked_family().vertices(), {"num_steps": 400, "evidence_batches": 2}

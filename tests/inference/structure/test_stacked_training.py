@@ -13,6 +13,8 @@ from evidentia.inference.structure.stacked.target import Target
 from evidentia.inference.structure.stacked.training import Schedule, train
 from evidentia.models.structure.weights import ARD
 
+pytestmark = pytest.mark.slow
+
 LOG_2PI = math.log(2 * math.pi)
 
 

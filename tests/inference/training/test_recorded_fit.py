@@ -92,6 +92,7 @@ def test_equal_seeds_give_the_eager_losses_for_fifty_steps(make) -> None:
     assert same(blocks, recorded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_call", [1, 4])
 def test_resume_of_a_recorded_fit_is_bitwise(steps_per_call: int) -> None:
     x = pixels(30)
