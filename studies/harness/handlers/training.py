@@ -75,8 +75,8 @@ def objective_of(options: TrainingParams) -> Any:
     import pyro.infer
 
     pyros = _PYRO.get(options.objective)
-    if options.objective == "elbo" and options.gradient is None:
-        pyros = "Trace_ELBO"
+    if options.objective == "elbo" and options.gradient is None and options.compile is None:
+        pyros = "Trace_ELBO"  # the scores of its discrete sites see fewer costs, but it cannot be recorded
     if pyros is not None:
         if options.gradient is not None:
             raise StudyError(
@@ -172,6 +172,7 @@ def train(
     import torch
 
     from evidentia.inference.fit import FitError, fit
+    from evidentia.inference.objectives.objective import Objective
     from evidentia.inference.training.stopping import StoppingRule
 
     if problem.pair is None:
@@ -180,7 +181,9 @@ def train(
     if size is not None and size > rows:
         raise StudyError(f"inference.batch_size: {size} rows asked for, the data set has {rows}")
     rule = options.tolerance
-    named = {"optimizer": optimizer_of(options.optimizer), "compile": options.compile}
+    objective = objective_of(options)
+    recorded = options.compile if isinstance(objective, Objective) else None  # Pyro's own cannot be
+    named = {"optimizer": optimizer_of(options.optimizer), "compile": recorded}
     chosen = {name: value for name, value in named.items() if value is not None}
 
     def batches() -> tuple[Any, ...]:
@@ -191,7 +194,7 @@ def train(
         result = fit(
             problem.pair,
             *args,
-            objective=objective_of(options),
+            objective=objective,
             num_steps=num_steps,
             learning_rate=options.learning_rate,
             schedule=_schedule(options, num_steps),
