@@ -45,7 +45,7 @@ def test_a_smoke_run_gives_finite_rows_and_figures(name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_claims_hold_at_full_size(name):
     module = importlib.import_module(STUDIES[name])
