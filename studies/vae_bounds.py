@@ -108,7 +108,11 @@ def study(config: Config) -> Study:
     """Four objectives at each K on digits, and the slopes of the signal on a Gaussian model."""
     particles = {"inference.num_particles": config.particles}
     elbo = {"inference.objective": ("elbo",), "inference.gradient": ("total",)}
-    effort = {"num_steps": config.num_steps, "evidence_particles": config.evidence_particles}
+    effort = {
+        "num_steps": config.num_steps,
+        "evidence_particles": config.evidence_particles,
+        "signal_draws": config.signal_draws,
+    }
     return Study(
         name="vae-bounds",
         description=__doc__.partition("\n")[0],
@@ -122,7 +126,6 @@ def study(config: Config) -> Study:
                 **elbo,
                 "inference.num_particles": config.particles[:1],
                 "inference.signal_particles": (config.signal_particles,),
-                "inference.signal_draws": (config.signal_draws,),
             },
             *({**elbo, "inference.num_particles": (each,)} for each in config.particles[1:]),
             {"inference.objective": ("iwae",), "inference.gradient": ("total", "dreg"), **particles},

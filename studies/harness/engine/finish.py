@@ -66,7 +66,8 @@ def finish(
     conclusions = [*searched(study, result.table), *conclusions]
     checks = [each for point in points for each in read_checks(folder / "points" / point.id)]
     lines = [f"{identity}: {reason}" for identity, reason in failures.items()]
-    verdict = Verdict(result.table, checks, claims, str(folder / "report.html"), command, lines, conclusions)
+    report, settings = str(folder / "report.html"), settings_of_points(points)
+    verdict = Verdict(result.table, checks, claims, report, command, lines, conclusions, settings)
     status.set(state="failed" if failures else "done", verdict=verdict.as_dict())
     write_report(folder, notice)
     if not failures:
@@ -84,7 +85,13 @@ def recall(folder: Path, study: Study, result: Result, command: str) -> Verdict:
     report = folder / "report.html"
     shown = str(report) if report.is_file() else ""
     conclusions = [*searched(study, result.table), *read_run(folder).conclusions()]
-    return Verdict(result.table, checks, claims, shown, command, (), conclusions)
+    settings = settings_of_points(result.points)
+    return Verdict(result.table, checks, claims, shown, command, (), conclusions, settings)
+
+
+def settings_of_points(points: Sequence[Point]) -> list[str]:
+    """The columns of a result table that hold settings, in their order."""
+    return list(dict.fromkeys(name for point in points for name in point.varied))
 
 
 def searched(study: Study, table: pd.DataFrame) -> list[str]:

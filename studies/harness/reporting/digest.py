@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,8 +88,12 @@ def digest(table: pd.DataFrame, top: int) -> pd.DataFrame:
     return rows[kept if apart else ["point", *kept]]
 
 
-def alike(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The result table cut into tables of points that fill the same columns, in order of appearance.
+def alike(table: pd.DataFrame, settings: Collection[str] = ()) -> list[pd.DataFrame]:
+    """The result table cut into tables of points with the same kinds of results, in order of appearance.
+
+    Args:
+        table: the result table of a run.
+        settings: columns that are settings of points; whether they are filled makes no difference.
 
     Example:
         >>> import pandas as pd
@@ -97,10 +101,13 @@ def alike(table: pd.DataFrame) -> list[pd.DataFrame]:
         ...                       "test_mse": [None, 0.5, None]})
         >>> [list(part["point"]) for part in alike(table)]
         [['a', 'c'], ['b']]
+        >>> len(alike(table, settings=["log_evidence", "test_mse"]))
+        1
     """
     if "point" not in table.columns:
         return [table]
-    filled = table.notna().groupby(table["point"], sort=False).any()
+    results = table[[column for column in table.columns if column not in settings]]
+    filled = results.notna().groupby(table["point"], sort=False).any()
     kinds = filled.apply(lambda row: tuple(row), axis="columns")
     places: dict[tuple[bool, ...], list[Any]] = {kind: [] for kind in kinds}
     for point, kind in kinds.items():

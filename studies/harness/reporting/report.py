@@ -104,7 +104,7 @@ def page(run: RunView) -> dict[str, Any]:
         "num_points": max(len(points), planned_points(run)),
         "num_done": sum(point.done for point in points),
         "claims": claims_of(run, table),
-        "metrics": list(metrics_views(table)),
+        "metrics": list(metrics_views(table, {name for point in points for name in point.varied})),
         "figures": [figure_view(path) for path in run.figures()],
         "run_tables": [
             view for name, each in run.tables().items() for view in table_views(name, each, "tables")

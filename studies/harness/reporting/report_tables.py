@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from evidentia.studies.harness.reporting.digest import alike, digest
@@ -46,11 +46,16 @@ class Section(NamedTuple):
     tables: Sequence[TableView]
 
 
-def metrics_views(table: pd.DataFrame | None) -> Iterator[TableView]:
-    """The result table of the run, or the first rows of each point; one table for each kind of row."""
+def metrics_views(table: pd.DataFrame | None, settings: Collection[str] = ()) -> Iterator[TableView]:
+    """The result table of the run, or the first rows of each point; one table for each kind of row.
+
+    Args:
+        table: the result table.
+        settings: its columns that are settings of points.
+    """
     if table is None or not len(table):
         return
-    for part in alike(table):
+    for part in alike(table, settings):
         shown = digest(part, METRIC_ROWS)
         title = "One row for each result" if len(shown) == len(part) else "The first results of each point"
         if len(shown) < len(part):

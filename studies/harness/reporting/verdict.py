@@ -200,12 +200,14 @@ class Verdict(NamedTuple):
     """One line for each point that did not finish."""
     conclusions: Sequence[str] = ()
     """What the study itself says of its result."""
+    settings: Sequence[str] = ()
+    """The columns of the table that are settings of points."""
 
     def text(self, top: int = 20) -> str:
         """The verdict as plain text. The last lines are always claims, report, repeat."""
         blocks: list[str] = []
         if self.table is not None and len(self.table):
-            parts = alike(self.table)
+            parts = alike(self.table, self.settings)
             shown = [digest(part, max(top // len(parts), min(top, 10))) for part in parts]
             rest = len(self.table) - sum(map(len, shown))
             blocks += [text_table(show_table(part)) for part in shown]

@@ -194,12 +194,13 @@ def sites(study: Study) -> str:
     """
     from evidentia.studies.harness.engine.problem import build_problem, load_data
     from evidentia.studies.harness.figures.model_graph import graph_text, model_graph
+    from evidentia.studies.harness.handlers.arguments import arguments
 
     point = next(study.points())
     if point.model is None:
         return ""
     problem = build_problem(point, load_data(point.data))
-    return graph_text(model_graph(problem.model, problem.data.x, problem.data.y))
+    return graph_text(model_graph(problem.model, *arguments(problem.data)))
 
 
 def _abridge(values: Sequence[Any], limit: int = 8) -> str:
