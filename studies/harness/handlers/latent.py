@@ -45,8 +45,10 @@ class LatentParams(TrainingParams):
         default=(), description="numbers of particles at which the gradient's signal-to-noise is measured"
     )
     signal_draws: int = Field(default=200, ge=2)
-    saved_rows: int = Field(default=50, ge=2, description="held-out rows whose latents are saved")
-    saved_draws: int = Field(default=50, ge=2)
+    saved_rows: int | None = Field(
+        default=None, ge=2, description="held-out rows whose latents are saved; None saves all"
+    )
+    saved_draws: int = Field(default=25, ge=2)
 
 
 def latent(problem: Problem, params: Mapping[str, Any], context: Context) -> Outcome:
