@@ -39,14 +39,16 @@ def test_every_name_in_the_documentation_resolves(page):
 
 @pytest.mark.slow
 @pytest.mark.docs
-def test_the_example_of_the_readme_runs():
+def test_the_examples_of_the_readme_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        names: dict[str, object] = {}
+    family, pair = ({"__name__": "readme"} for _ in range(2))
+    assert len(blocks) == 2
+    for block, names in zip(blocks, (family, pair), strict=True):
         exec(compile(block, "README.md", "exec"), names)
-        assert names["posterior"].map.label == "one"
-        assert names["best"].structure.label == "one"
+    assert family["posterior"].map.label == "one"
+    assert family["best"].structure.label == "one"
+    losses = pair["result"].losses
+    assert losses[-20:].mean() < losses[:20].mean()
 
 
 @pytest.mark.slow
