@@ -42,7 +42,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "relevance", "digits")
-    minutes: ClassVar[float] = 6.0
+    minutes: ClassVar[float] = 3.0
 
     num_steps: int = Field(default=4000, ge=1, description="training steps of the linear models")
     network_steps: int = Field(default=8000, ge=1, description="training steps of the networks")

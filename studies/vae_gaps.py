@@ -43,7 +43,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "bounds", "digits")
-    minutes: ClassVar[float] = 5.0
+    minutes: ClassVar[float] = 4.0
 
     encoders: tuple[tuple[int, ...], ...] = Field(
         default=ENCODERS, min_length=1, description="hidden layers of the encoders"
