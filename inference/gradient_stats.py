@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from evidentia.inference.evidence.importance import lent, random_stream
+from evidentia.inference.evidence.importance import lent
 from evidentia.inference.training.fitted import Fit
+from evidentia.inference.training.settings import own_generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ def gradient_stats(
         )
     mean: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
-    with lent(pair) as (model, guide), random_stream(seed):
+    with lent(pair) as (model, guide), own_generator(seed):
         for draw in range(num_draws):
             for name, value in _one(objective, model, guide, args, kwargs).items():
                 old = mean.setdefault(name, torch.zeros_like(value))

@@ -12,11 +12,12 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from evidentia.inference.evidence.importance import estimate, lent, log_weights, random_stream
+from evidentia.inference.evidence.importance import estimate, lent, log_weights
 from evidentia.inference.evidence.local_guide import local_guide
 from evidentia.inference.fit import fit
 from evidentia.inference.objectives.particle import ParticleELBO
 from evidentia.inference.training.fitted import Fit
+from evidentia.inference.training.settings import own_generator
 
 __all__ = ["GapEstimate", "Gaps", "decompose", "gaps"]
 
@@ -153,7 +154,7 @@ def gaps(
         [1.0, 4.0]
     """
     drawing: dict[str, Any] = {"num_particles": num_particles, "chunk_size": chunk_size}
-    with lent(pair) as (model, guide), random_stream(seed):
+    with lent(pair) as (model, guide), own_generator(seed):
         amortised = log_weights((model, guide), *args, **drawing, **kwargs)
         free = local_guide(guide, *args, **kwargs)
         with _held_fixed(model, args, kwargs) as fixed:

@@ -15,6 +15,7 @@ from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.objectives.bounds import iwae_bound
 from evidentia.inference.objectives.leaf_cut import run_particles
 from evidentia.inference.training.fitted import Fit
+from evidentia.inference.training.settings import own_generator
 
 __all__ = ["ImportanceEstimate", "estimate", "log_evidence", "log_weights"]
 
@@ -206,7 +207,7 @@ def _draw(
         raise ValueError(f"chunk_size: expected a number >= 1, got {chunk_size}")
     step = num_particles if chunk_size is None else chunk_size
     parts, scale = [], 1.0
-    with lent(pair) as (model, guide), random_stream(seed), torch.no_grad():
+    with lent(pair) as (model, guide), own_generator(seed), torch.no_grad():
         for start in range(0, num_particles, step):
             particles = run_particles(
                 model,
@@ -234,18 +235,3 @@ def lent(pair: Programs | Fit) -> Iterator[Programs]:
             yield pair.pair
     else:
         yield pair[0], pair[1]
-
-
-@contextlib.contextmanager
-def random_stream(seed: int | None) -> Iterator[None]:
-    """Draw from a stream of its own when there is a seed, and put the caller's back afterwards.
-
-    References:
-        none; bookkeeping.
-    """
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield

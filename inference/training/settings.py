@@ -108,8 +108,8 @@ def chosen_restarts(
 
 
 @contextmanager
-def own_generator(seed: int | None, state: State | None) -> Iterator[None]:
-    """Give the fit its own random stream when a seed or a state sets one, and put the caller's back.
+def own_generator(seed: int | None, state: State | None = None) -> Iterator[None]:
+    """Draw from a random stream of its own when a seed or a state sets one, and put the caller's back.
 
     References:
         none; bookkeeping.

@@ -55,7 +55,6 @@ def test_the_examples_of_the_readme_run():
 @pytest.mark.docs
 @pytest.mark.timeout(600)
 def test_pages_build_and_tutorials_run(tmp_path):
-    pytest.importorskip("sphinx", reason="install the extra: pip install -e '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -19,7 +19,6 @@ from evidentia.studies.harness.errors import StudyError
 from evidentia.studies.harness.storage.manifest import is_done
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
-pytest.importorskip("distributed")
 
 
 @pytest.fixture

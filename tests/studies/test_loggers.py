@@ -105,7 +105,6 @@ def test_fit_writes_its_own_losses(tmp_path):
 
 @pytest.mark.slow  # MLflow makes its database for most of it
 def test_mlflow_has_the_same_and_a_resume_goes_on_in_the_same_run(tmp_path):
-    pytest.importorskip("mlflow")
     uri = sqlite_uri(tmp_path / "mlflow.db")
     first = MLflow(uri, "mine", "point", {"width": "2"}, every=2)
     for step in steps(1, 8):
@@ -126,7 +125,6 @@ def test_mlflow_has_the_same_and_a_resume_goes_on_in_the_same_run(tmp_path):
 
 
 def test_mlflow_refuses_a_plain_folder_and_a_server_that_is_not_there(tmp_path, monkeypatch):
-    pytest.importorskip("mlflow")
     for uri in (str(tmp_path), f"file://{tmp_path}"):
         with pytest.raises(StudyError, match=r"expected sqlite:///FILE .* Fix: sqlite:///"):
             MLflow(uri)

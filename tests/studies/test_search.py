@@ -25,7 +25,6 @@ from evidentia.studies.harness.search.journal import JOURNAL
 from evidentia.studies.harness.search.trials import Trials
 from evidentia.studies.harness.storage.manifest import differing, is_done, read_manifest
 
-pytest.importorskip("optuna")
 NUMBERS = ["point", "rate", "width", "prior", "row", "log_evidence", "error"]
 
 

@@ -15,7 +15,6 @@ from evidentia.studies.harness.engine.run import run_study
 from evidentia.studies.harness.search.journal import JOURNAL
 from evidentia.studies.harness.storage.manifest import differing, is_done
 
-pytest.importorskip("optuna")
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 DRIVER = """

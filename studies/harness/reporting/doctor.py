@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import os
 import platform
 import re
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, final
 
+from evidentia.studies.harness.extras import quiet
 from evidentia.studies.harness.storage.environment import PACKAGES
 
 __all__ = ["Finding", "diagnose", "doctor_report", "extras"]
@@ -154,12 +152,3 @@ def reason(error: BaseException) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Swallow what a package prints or warns about while it is imported."""
-    sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        yield
