@@ -131,11 +131,13 @@ def test_the_model_is_held_fixed_and_trainable_afterwards():
 
 def test_the_modules_of_a_model_are_left_as_they_were(recwarn):
     pair = vae_pair(2, 4, [8])
+    before = [parameter.detach().clone() for parameter in pair.model.parameters()]
     found = gaps(pair, torch.bernoulli(torch.full((5, 4), 0.5)), num_steps=5, num_particles=10, seed=0)
     assert found.total.per_datum.shape == (5,)
     assert not recwarn.list
     assert all(part.training for part in pair.model.modules())
     assert all(parameter.requires_grad for parameter in pair.model.parameters())
+    assert all(torch.equal(one, two) for one, two in zip(before, pair.model.parameters(), strict=True))
 
 
 def test_a_site_that_depends_on_another_latent_is_refused_by_name():
@@ -160,3 +162,21 @@ def test_a_discrete_site_is_refused_by_name():
 def test_a_guide_without_latents_is_refused():
     with pytest.raises(ValueError, match="guide: it has no latent site"):
         local_guide(lambda x: None, torch.zeros(2))
+
+
+def test_the_model_keeps_the_parameters_of_the_store():
+    def shifted(x):
+        shift = pyro.param("shift", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(shift, 1.0))
+            pyro.sample("obs", dist.Normal(z, 1.0), obs=x)
+
+    def amortised(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + 1, 0.5**0.5))
+
+    pyro.param("shift", torch.tensor(3.0))
+    x = torch.tensor([0.2, 4.0])
+    found = gaps((shifted, amortised), x, num_steps=200, seed=0)
+    exact = Normal(3.0, 2**0.5).log_prob(x)
+    torch.testing.assert_close(found.log_evidence.per_datum, exact, rtol=0, atol=0.02)
