@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from evidentia.inference.idata.checks import Diagnostic as Diagnostic
-from evidentia.inference.idata.checks import chain_checks, pareto_k_of
+from evidentia.inference.idata.checks import chain_checks, idata_entries, pareto_k_of, scalar_entries
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.idata.groups import draws_groups, fit_groups
 from evidentia.inference.idata.parts import MANDATORY, Groups, Request
+from evidentia.inference.idata.verdict import Verdict
 from evidentia.inference.structure.posterior import StructurePosterior
 from evidentia.inference.training.fitted import Fit
 
@@ -39,6 +40,7 @@ __all__ = [
     "save",
     "summary",
     "to_idata",
+    "verdict",
 ]
 
 
@@ -296,12 +298,13 @@ def guide_check(idata: InferenceData) -> Diagnostic:
     return Diagnostic("k_hat", pareto_k(idata), 0.7, "guide")
 
 
-def mcmc_checks(idata: InferenceData, *, var_names: Sequence[str] | None = None) -> list[Diagnostic]:
+def mcmc_checks(result: InferenceData | Draws, *, var_names: Sequence[str] | None = None) -> list[Diagnostic]:
     """R-hat, bulk and tail ESS, divergences and E-BFMI as plain records; constant entries are left out.
 
     Args:
-        idata: with a posterior of one or more chains; a single chain is split in halves for R-hat.
-        var_names: variables to look at; all of the posterior when None.
+        result: InferenceData with a posterior, or `Draws`; a single chain is split in halves for R-hat. Where
+            the draws know which chains began at one point and chains are short, the nested R-hat is given.
+        var_names: variables to look at; all of them when None.
 
     Returns:
         Records in the order above; the last two only where the sampler has them.
@@ -312,4 +315,35 @@ def mcmc_checks(idata: InferenceData, *, var_names: Sequence[str] | None = None)
     """
     import arviz as az
 
-    return chain_checks(idata, az.rhat, az.ess, var_names)
+    if isinstance(result, Draws):
+        names = result.samples if var_names is None else var_names
+        arrays = {name: result.samples[name].detach().double().cpu().numpy() for name in names}
+        entries = [entry for name, array in arrays.items() for entry in scalar_entries(name, array)]
+        stats = {name: value.detach().cpu().numpy() for name, value in result.stats.items()}
+        superchains = result.superchains
+    else:
+        entries = idata_entries(result, var_names)
+        stats = {str(name): value.values for name, value in result.sample_stats.data_vars.items()}
+        superchains = int(result.sample_stats.attrs.get("superchains", 0))
+    return chain_checks(entries, stats, az.rhat, az.ess, superchains)
+
+
+def verdict(draws: Draws) -> Verdict:
+    """Every check of a sampling run with its limit, and a remedy for each that failed.
+
+    An unadjusted sampler fails a check of its own: its draws keep a bias that no other check can see.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter, Buerkner, 2021, Rank-normalization, folding, and localization.
+
+    Example:
+        >>> import torch
+        >>> noise = torch.randn(4, 800, generator=torch.Generator().manual_seed(0))
+        >>> found = verdict(Draws({"b": noise}, {"lp": noise}, {}, "max_steps", "hmc"))
+        >>> found.passed, [check.name for check in found.checks]
+        (True, ['r_hat', 'ess_bulk', 'ess_tail'])
+    """
+    checks = mcmc_checks(draws)
+    if not draws.adjusted:
+        checks.append(Diagnostic("unadjusted", 1.0, 0.0, draws.sampler))
+    return Verdict(tuple(checks))

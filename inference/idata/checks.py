@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["Diagnostic", "chain_checks", "pareto_k_of"]
+from evidentia.inference.idata.nested_rhat import nested_rhat
+
+__all__ = ["Array", "Diagnostic", "Entry", "chain_checks", "idata_entries", "pareto_k_of", "scalar_entries"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Entry: TypeAlias = tuple[str, Array]
 
 
 class Diagnostic(NamedTuple):
     """One number with its limit.
 
     Attributes:
-        name: `r_hat`, `ess_bulk`, `ess_tail`, `divergences`, `e_bfmi` or `k_hat`.
+        name: `r_hat`, `nested_r_hat`, `ess_bulk`, `ess_tail`, `divergences`, `e_bfmi` or `k_hat`.
         value: the worst value found.
         threshold: its limit; ESS and E-BFMI must not be below it, the others not above.
         site: the variable (with its index) that has it.
@@ -60,40 +65,47 @@ def pareto_k_of(idata: Any, psislw: Callable[..., Any]) -> float:
 
 
 def chain_checks(
-    idata: Any,
+    entries: Sequence[Entry],
+    stats: Mapping[str, Array],
     rhat: Callable[..., Any],
     ess: Callable[..., Any],
-    var_names: Sequence[str] | None = None,
+    superchains: int = 0,
 ) -> list[Diagnostic]:
     """Checks of Markov chain draws, given ArviZ's `rhat` and `ess`.
 
+    Where chains that share their starting point are known and a chain has fewer than 100 effective draws,
+    the nested R-hat takes the place of the usual one, which is above its limit for any short chain.
+
+    Args:
+        entries: label and (chain, draw) array of every scalar that varies.
+        stats: `diverging` and `energy`, (chain, draw), as far as the sampler has them.
+        rhat: ArviZ's function.
+        ess: ArviZ's function.
+        superchains: number of groups of consecutive chains with a common start; 0 when unknown.
+
     References:
         Vehtari, Gelman, Simpson, Carpenter, Buerkner, 2021, Rank-normalization, folding, and localization.
+        Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman, 2024, Nested R-hat.
     """
-    posterior = idata.posterior
-    # The index of a structure is a label, not a quantity.
-    names = [name for name in posterior.data_vars if name != "structure_index"]
-    names = names if var_names is None else list(var_names)
-    entries = [(label, draws) for name in names for label, draws in _entries(posterior[name])]
     found: list[Diagnostic] = []
-    for name, function, threshold, worst in (
-        ("r_hat", lambda draws: rhat(_two(draws)), 1.01, max),
-        ("ess_bulk", lambda draws: ess(draws, method="bulk"), 400.0, min),
-        ("ess_tail", lambda draws: ess(draws, method="tail"), 400.0, min),
-    ):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # Chains that stand still in different places have an infinite R-hat, and that is what is
-            # reported.
-            values = [(float(function(draws)), label) for label, draws in entries]
-        bad = [pair for pair in values if not np.isfinite(pair[0])]
-        if values:
-            value, site = bad[0] if bad else worst(values)
-            found.append(Diagnostic(name, value, threshold, site))
-    stats = idata.sample_stats
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Chains that stand still in different places have an infinite R-hat, and that is what is reported.
+        bulk = [(float(ess(draws, method="bulk")), label) for label, draws in entries]
+        tail = [(float(ess(draws, method="tail")), label) for label, draws in entries]
+        chains = entries[0][1].shape[0] if entries else 1
+        if superchains > 1 and min(bulk)[0] < 100 * chains:
+            group = np.arange(chains) // (chains // superchains)
+            found += _worst(
+                "nested_r_hat", [(nested_rhat(d, group), label) for label, d in entries], 1.01, max
+            )
+        else:
+            usual = [(float(rhat(_two(draws))), label) for label, draws in entries]
+            found += _worst("r_hat", usual, 1.01, max)
+    found += _worst("ess_bulk", bulk, 400.0, min) + _worst("ess_tail", tail, 400.0, min)
     if "diverging" in stats:
-        found.append(Diagnostic("divergences", float(stats["diverging"].values.sum()), 0.0, ""))
+        found.append(Diagnostic("divergences", float(stats["diverging"].sum()), 0.0, ""))
     if "energy" in stats:
-        energy = stats["energy"].values
+        energy = stats["energy"]
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.square(np.diff(energy, axis=1)).mean(1) / energy.var(1)
         chain = int(np.argmin(values))
@@ -101,7 +113,17 @@ def chain_checks(
     return found
 
 
-def _two(draws: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _worst(
+    name: str, values: Sequence[tuple[float, str]], threshold: float, worst: Callable[..., Any]
+) -> list[Diagnostic]:
+    bad = [pair for pair in values if not np.isfinite(pair[0])]
+    if not values:
+        return []
+    value, site = bad[0] if bad else worst(values)
+    return [Diagnostic(name, value, threshold, site)]
+
+
+def _two(draws: Array) -> Array:
     """At least two chains: a single one is split in halves."""
     if draws.shape[0] > 1:
         return draws
@@ -109,16 +131,38 @@ def _two(draws: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return draws[:, : 2 * half].reshape(2, half)
 
 
-def _entries(variable: Any) -> list[tuple[str, np.ndarray[Any, Any]]]:
-    """Every scalar of a variable that is not constant, with its label: (chain, draw) arrays."""
-    values = np.asarray(variable.transpose("chain", "draw", ...).values, dtype=float)
-    dims = [dim for dim in variable.dims if dim not in ("chain", "draw")]
-    shape = values.shape[2:]
+def idata_entries(idata: Any, var_names: Sequence[str] | None = None) -> list[Entry]:
+    """Every scalar of the posterior that is not constant; the index of a structure is a label, no quantity.
+
+    References:
+        none; bookkeeping.
+    """
+    posterior = idata.posterior
+    names = [name for name in posterior.data_vars if name != "structure_index"]
+    found: list[Entry] = []
+    for name in names if var_names is None else var_names:
+        variable = posterior[name].transpose("chain", "draw", ...)
+        labels = [[str(each) for each in variable.coords[dim].values] for dim in variable.dims[2:]]
+        found += scalar_entries(str(name), np.asarray(variable.values, dtype=float), labels)
+    return found
+
+
+def scalar_entries(name: str, values: Array, labels: Sequence[Sequence[str]] | None = None) -> list[Entry]:
+    """The scalars of an array (chain, draw, *event) that vary, each (chain, draw) with its label.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> draws = np.stack([np.arange(6.0).reshape(2, 3), np.zeros((2, 3))], -1)
+        >>> [label for label, _ in scalar_entries("b", draws)]
+        ['b[0]']
+    """
     found = []
-    for index in np.ndindex(*shape):
+    for index in np.ndindex(*values.shape[2:]):
         draws = values[(slice(None), slice(None), *index)]
         if np.ptp(draws) == 0.0:
             continue  # an indicator that never changed has no mixing to judge
-        label = [str(variable.coords[dim].values[i]) for dim, i in zip(dims, index, strict=True)]
-        found.append((f"{variable.name}[{', '.join(label)}]" if label else str(variable.name), draws))
+        text = [labels[d][i] if labels else str(i) for d, i in enumerate(index)]
+        found.append((f"{name}[{', '.join(text)}]" if text else name, draws))
     return found

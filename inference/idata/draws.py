@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from torch import Tensor
@@ -24,6 +24,11 @@ class Draws:
         state: flat dict of tensors and JSON-able scalars; give it back to the sampler to continue bitwise.
         stopped: "max_steps" when all the draws are there, else the reason a callback gave.
         sampler: the sampler's name.
+        superchains: number of groups of consecutive chains that began at one point; 0 when every chain has
+            its own.
+        unconstrained: (chain, draw, D), the same draws on the unconstrained space, where they are kept.
+        warmup: name -> (warm-up step,), the path of the adaptation.
+        adjusted: False when the sampler makes no Metropolis correction, so that the draws are biased.
 
     References:
         none; bookkeeping.
@@ -39,6 +44,10 @@ class Draws:
     state: dict[str, Any]
     stopped: str
     sampler: str
+    superchains: int = 0
+    unconstrained: Tensor | None = None
+    warmup: Mapping[str, Tensor] = field(default_factory=dict)
+    adjusted: bool = True
 
     @property
     def num_chains(self) -> int:

@@ -81,7 +81,7 @@ def draws_groups(draws: Draws, request: Request) -> Groups:
     first = {name: value[0, 0] for name, value in draws.samples.items()}
     sites = inspect_model(request.model, request.args, request.kwargs, first)
     groups = sampled_groups(dict(draws.samples), dict(draws.stats), sites, request)
-    groups.groups["sample_stats"].attrs["lp_space"] = "unconstrained"
+    groups.groups["sample_stats"].attrs |= {"lp_space": "unconstrained", "superchains": draws.superchains}
     groups.attrs |= {"inference": draws.sampler, "stopped": draws.stopped}
     return groups
 

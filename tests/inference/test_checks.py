@@ -3,14 +3,20 @@
 import arviz as az
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
-from evidentia.inference.diagnostics import guide_check, mcmc_checks
-from evidentia.inference.idata.checks import Diagnostic, chain_checks, pareto_k_of
+from evidentia.inference.diagnostics import guide_check, mcmc_checks, verdict
+from evidentia.inference.idata.checks import Diagnostic, pareto_k_of
+from evidentia.inference.idata.draws import Draws
+from evidentia.inference.idata.nested_rhat import nested_rhat
+from evidentia.inference.idata.verdict import REMEDIES
+from evidentia.studies.harness.reporting.verdict import RULES
 
 
-def idata(posterior: dict, stats: dict | None = None):
+def idata(posterior: dict, sampler_stats: dict | None = None):
     shape = next(iter(posterior.values())).shape[:2]
-    return az.from_dict(posterior=posterior, sample_stats=stats or {"lp": np.zeros(shape)})
+    return az.from_dict(posterior=posterior, sample_stats=sampler_stats or {"lp": np.zeros(shape)})
 
 
 def test_a_chain_elsewhere_is_found_and_named() -> None:
@@ -78,4 +84,65 @@ def test_pareto_k_needs_a_guide() -> None:
 def test_a_value_that_is_no_number_does_not_pass() -> None:
     assert not Diagnostic("r_hat", float("nan"), 1.01, "").passed
     assert not Diagnostic("ess_bulk", float("nan"), 400.0, "").passed
-    assert callable(chain_checks)
+
+
+def test_nested_r_hat_is_its_formula_on_normal_scores() -> None:
+    draws = np.random.default_rng(0).normal(size=(12, 30))
+    group = np.repeat(np.arange(4), 3)
+    scores = stats.norm.ppf((stats.rankdata(draws).reshape(draws.shape) - 0.375) / (draws.size + 0.25))
+    within = [
+        scores[group == k].var(1, ddof=1).mean() + scores[group == k].mean(1).var(ddof=1) for k in range(4)
+    ]
+    between = np.var([scores[group == k].mean() for k in range(4)], ddof=1)
+    assert nested_rhat(draws, group) >= np.sqrt(1 + between / np.mean(within)) * (1 - 1e-12)
+    shuffled = np.random.default_rng(1).permutation(12)
+    assert nested_rhat(draws[shuffled], group[shuffled]) == pytest.approx(
+        nested_rhat(draws, group), abs=1e-12
+    )
+    monotone = nested_rhat(np.exp(5 * draws), group)  # ranks do not care, the spread does
+    assert monotone == pytest.approx(nested_rhat(draws, group), rel=0.05)
+
+
+def test_many_short_stationary_chains_pass_only_the_nested_check() -> None:
+    noise = torch.randn(128, 40, 2, generator=torch.Generator().manual_seed(0))
+    draws = noise.clone()
+    for n in range(1, 40):
+        draws[:, n] = 0.6 * draws[:, n - 1] + 0.8 * noise[:, n]
+    lp = torch.zeros(128, 40)
+    short = {d.name: d for d in mcmc_checks(Draws({"b": draws}, {"lp": lp}, {}, "max_steps", "hmc"))}
+    assert not short["r_hat"].passed  # 40 draws, worth about 10, cannot give 1.01
+    known = Draws({"b": draws}, {"lp": lp}, {}, "max_steps", "hmc", superchains=16)
+    nested = {d.name: d for d in mcmc_checks(known)}
+    assert "r_hat" not in nested
+    assert nested["nested_r_hat"].passed
+    stuck = draws.clone()
+    stuck[8:16, :, 1] += 1.0  # one superchain remembers where it began
+    spread = draws.clone()
+    spread[8:16, :, 1] *= 3.0
+    for wrong in (stuck, spread):
+        found = verdict(Draws({"b": wrong}, {"lp": lp}, {}, "max_steps", "hmc", superchains=16))
+        failed = {check.name: check for check in found.checks if not check.passed}
+        assert failed["nested_r_hat"].site == "b[1]"
+        assert any(REMEDIES["nested_r_hat"] in line for line in found.failures)
+
+
+def test_long_chains_keep_the_usual_r_hat_and_unadjusted_draws_never_pass() -> None:
+    noise = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+    found = verdict(Draws({"b": noise}, {"lp": noise}, {}, "max_steps", "ula", superchains=2, adjusted=False))
+    assert [check.name for check in found.checks if not check.passed] == ["unadjusted"]
+    assert found.checks[0].name == "r_hat"
+    assert not found.passed
+    assert "Metropolis" in str(found)
+
+
+def test_remedies_and_limits_are_those_of_the_report() -> None:
+    for check in verdict(
+        Draws({"b": torch.randn(4, 300)}, {"lp": torch.zeros(4, 300)}, {}, "max_steps", "hmc")
+    ).checks:
+        assert RULES[check.name].threshold == check.threshold
+    assert {name: RULES[name].remedy for name in REMEDIES} == dict(REMEDIES)
+
+
+def test_groups_of_unequal_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="all of one size"):
+        nested_rhat(np.zeros((5, 4)), np.array([0, 0, 1, 1, 1]))

@@ -21,10 +21,12 @@ from evidentia.studies.harness.terminal.present import show_number, show_table, 
 
 AT_AND_BEYOND = [
     ("r_hat", 1.01, 1.0101),
+    ("nested_r_hat", 1.01, 1.0101),
     ("ess_bulk", 400, 399.9),
     ("ess_tail", 400, 399.9),
     ("divergences", 0, 1),
     ("e_bfmi", 0.3, 0.299),
+    ("unadjusted", 0, 1),
     ("k_hat", 0.7, 0.701),
     ("k_hat_loo", 0.7, 0.701),
     ("stop_reason", "converged", "max_steps"),

@@ -92,6 +92,7 @@ RICHER = "a richer guide, more particles, or MCMC"
 
 RULES: Mapping[str, Rule] = _rules(
     Rule("r_hat", "R-hat", ">", 1.01, LONGER),
+    Rule("nested_r_hat", "nested R-hat", ">", 1.01, LONGER),
     Rule("ess_bulk", "bulk ESS", "<", 400, "more draws, or a better kernel"),
     Rule("ess_tail", "tail ESS", "<", 400, "more draws, or a better kernel"),
     Rule(
@@ -103,6 +104,13 @@ RULES: Mapping[str, Rule] = _rules(
     ),
     Rule(
         "e_bfmi", "E-BFMI", "<", 0.3, "heavy tails or a funnel: reparameterise the model, or a longer warm-up"
+    ),
+    Rule(
+        "unadjusted",
+        "no Metropolis correction",
+        ">",
+        0,
+        "the kernel has a bias of the order of its step; use its Metropolis-adjusted form",
     ),
     Rule("k_hat", "Pareto k-hat of the guide", ">", 0.7, RICHER),
     Rule(
