@@ -14,8 +14,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from evidentia.inference.objectives.combinations import Promise
-from evidentia.inference.objectives.discrete_control import ControlVariate
-from evidentia.inference.objectives.discrete_rows import BITS_ONLY, SOFT, make_plan
+from evidentia.inference.objectives.discrete_control import Baseline, ControlVariate
+from evidentia.inference.objectives.discrete_rows import BITS_ONLY, SOFT, flat_logits, make_plan
 from evidentia.inference.objectives.discrete_run import evaluate_rows
 from evidentia.inference.objectives.discrete_sites import Block, check_one_layer, discrete_blocks
 from evidentia.inference.objectives.nesting import run_pair
@@ -26,9 +26,20 @@ from evidentia.inference.objectives.site_checks import check_supported
 __all__ = ["DiscreteELBO"]
 
 EstimatorName = Literal[
-    "reinforce", "rloo", "arm", "disarm", "rebar", "relax", "local", "st", "st_gumbel", "rao_blackwell_st"
+    "reinforce",
+    "nvil",
+    "rloo",
+    "arm",
+    "disarm",
+    "rebar",
+    "relax",
+    "local",
+    "st",
+    "st_gumbel",
+    "rao_blackwell_st",
 ]
 _ESTIMATORS: tuple[str, ...] = get_args(EstimatorName)
+_TRAINED = ("nvil", "rebar", "relax")
 _BIASED = ("st", "st_gumbel", "rao_blackwell_st")
 
 
@@ -44,6 +55,7 @@ class DiscreteELBO(Objective):
     | estimator | sites | evaluations of the model | |
     |---|---|---|---|
     | reinforce | all | n | unbiased, no baseline |
+    | nvil | all | n | unbiased; a network of the logits is trained as baseline |
     | rloo | all | n ≥ 2 | unbiased, mean of the other draws as baseline |
     | arm, disarm | Bernoulli | 2n (n antithetic pairs) | unbiased; disarm never has the larger variance |
     | rebar | Bernoulli | 3n | unbiased; the model must accept and differentiate soft values |
@@ -53,7 +65,8 @@ class DiscreteELBO(Objective):
 differentiable in the values |
 
     "rebar" and "relax" train their scale η, temperature λ and network on the square of the gradient, whose
-    mean is its variance up to a constant. These parameters live in `control_variate` and are offered to
+    mean is its variance up to a constant, "nvil" its network on the squared error of the baseline. These
+    parameters live in `control_variate` and are offered to
     Pyro as the module "control_variate", so that `fit` and `SVI` train them beside the pair's. They are made
     on the first call with gradients. To go on from a saved state give the same objective to `fit` again.
 
@@ -62,7 +75,7 @@ differentiable in the values |
         num_particles: n draws (pairs for "arm" and "disarm").
         temperature: τ of the Gumbel estimators; λ at the start for "rebar" and "relax".
         num_redraws: of "rao_blackwell_st".
-        hidden: width of the network of "relax".
+        hidden: width of the network of "relax" and "nvil".
         max_plate_nesting: number of plate dimensions of the pair; found by one more run when infinite.
 
     Raises:
@@ -71,6 +84,7 @@ differentiable in the values |
             another latent; a `GuideMessenger` guide.
 
     References:
+        Mnih and Gregor, 2014. Neural variational inference and learning in belief networks.
         Kool, van Hoof and Welling, 2019. Buy 4 REINFORCE samples, get a baseline for free!
         Dong, Mnih and Tucker, 2020. DisARM: an antithetic gradient estimator for binary latent variables.
         Tucker et al., 2017. REBAR: low-variance, unbiased gradient estimates for discrete latent variable
@@ -123,7 +137,7 @@ differentiable in the values |
                 raise ValueError(f"{name}: expected a number >= 1, got {count}. Fix: {name}=20")
         self.estimator: str = estimator
         self.temperature, self.num_redraws, self.hidden = temperature, num_redraws, hidden
-        self.control_variate: ControlVariate | None = None
+        self.control_variate: ControlVariate | Baseline | None = None
         self._layout: tuple[Any, Any, int, tuple[int, ...]] | None = None
 
     def __repr__(self) -> str:
@@ -224,17 +238,17 @@ differentiable in the values |
                     f"estimator {self.estimator!r} needs. Fix: OneHotCategorical, or 'rloo' or 'local'"
                 )
 
-    def _control(self, blocks: Sequence[Block]) -> ControlVariate | None:
-        if self.estimator not in ("rebar", "relax") or not torch.is_grad_enabled():
+    def _control(self, blocks: Sequence[Block]) -> ControlVariate | Baseline | None:
+        if self.estimator not in _TRAINED or not torch.is_grad_enabled():
             return None
-        width = sum(block.logits.shape[-1] for block in blocks)
-        if self.control_variate is None:
+        width = flat_logits(blocks).shape[-1]
+        like: dict[str, Any] = {"dtype": blocks[0].logits.dtype, "device": blocks[0].logits.device}
+        if self.control_variate is None and self.estimator == "nvil":
+            self.control_variate = Baseline(width, hidden=self.hidden, **like)
+        elif self.control_variate is None:
+            own = width if self.estimator == "relax" else None
             self.control_variate = ControlVariate(
-                width if self.estimator == "relax" else None,
-                hidden=self.hidden,
-                temperature=self.temperature,
-                dtype=blocks[0].logits.dtype,
-                device=blocks[0].logits.device,
+                own, hidden=self.hidden, temperature=self.temperature, **like
             )
         if self.control_variate.width not in (None, width):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The trained parts of REBAR and RELAX: the scale, the temperature, the network."""
+"""The trained parts of REBAR, RELAX and NVIL: the scale, the temperature, the networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ControlVariate"]
+__all__ = ["Baseline", "ControlVariate"]
+
+_GAIN = 10.0  # of a baseline: log densities are tens of nats, and Adam moves a weight little in a step
 
 
 @final
@@ -68,3 +70,45 @@ class ControlVariate(nn.Module):
         soft = self.soften(z)
         inputs: Tensor = self.net(torch.cat([soft, logits.detach().expand(soft.shape)], -1))
         return inputs[..., 0]
+
+
+@final
+class Baseline(nn.Module):
+    r"""The baseline of NVIL, \(b_\psi(\theta)\), a network of the guide's logits trained on \((f-b)^2\).
+
+    It does not see the draws, so the gradient stays unbiased whatever b is. The logits (detached) stand for
+    the datum that they were made from. It starts at b = 0, where NVIL is REINFORCE.
+
+    Args:
+        width: numbers in the logits of one element of the independent plates.
+        hidden: width of the network's hidden layer.
+        dtype: of the parameters.
+        device: of the parameters.
+
+    References:
+        Mnih and Gregor, 2014. Neural variational inference and learning in belief networks.
+
+    Example:
+        >>> Baseline(3)(torch.zeros(5, 3))
+        tensor([0., 0., 0., 0., 0.], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        hidden: int = 32,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        last = nn.Linear(hidden, 1, dtype=dtype, device=device)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.net = nn.Sequential(nn.Linear(width, hidden, dtype=dtype, device=device), nn.Tanh(), last)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """b: (*plates, W) → (*plates)."""
+        value: Tensor = _GAIN * self.net(logits.detach())[..., 0]
+        return value

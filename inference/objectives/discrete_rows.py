@@ -22,10 +22,10 @@ from evidentia.inference.gradients.straight_through import (
     straight_through,
     straight_through_gumbel,
 )
-from evidentia.inference.objectives.discrete_control import ControlVariate
+from evidentia.inference.objectives.discrete_control import Baseline, ControlVariate
 from evidentia.inference.objectives.discrete_sites import Block
 
-__all__ = ["BITS_ONLY", "SOFT", "Plan", "make_plan"]
+__all__ = ["BITS_ONLY", "SOFT", "Plan", "flat_logits", "make_plan"]
 
 BITS_ONLY = ("arm", "disarm", "rebar", "relax")
 SOFT = ("rebar", "st", "st_gumbel", "rao_blackwell_st")  # the model sees values between 0 and 1, or a path
@@ -40,8 +40,8 @@ class Plan(NamedTuple):
         rows: for each block (S, *plates, W[, C]).
         num_draws: the first so many rows are draws from the guide.
         gradients: from f (S, *plates) to one gradient for each block, shaped like its logits, and the
-            tensor whose mean square the control variate is trained on, or None. None instead of a function
-            when the rows carry the gradient themselves.
+            tensor whose mean square the control variate or baseline is trained on, or None. None instead of
+            a function when the rows carry the gradient themselves.
 
     References:
         none; bookkeeping.
@@ -59,7 +59,7 @@ def make_plan(
     *,
     temperature: float,
     num_redraws: int,
-    control: ControlVariate | None,
+    control: ControlVariate | Baseline | None,
 ) -> Plan:
     """Draw the rows of an estimator.
 
@@ -69,14 +69,14 @@ def make_plan(
         num_particles: n draws, or pairs of them.
         temperature: of the straight-through Gumbel estimators.
         num_redraws: of "rao_blackwell_st".
-        control: of "rebar" and "relax"; None evaluates without a gradient.
+        control: of "rebar", "relax" and "nvil"; None evaluates without a gradient.
 
     References:
         none; bookkeeping.
     """
     if estimator in ("arm", "disarm"):
         return _antithetic(estimator, blocks, num_particles)
-    if estimator in ("rebar", "relax") and control is not None:
+    if isinstance(control, ControlVariate):
         return _controlled(estimator, blocks, num_particles, control)
     if estimator == "local":
         return _local(blocks, num_particles)
@@ -86,10 +86,27 @@ def make_plan(
     rule = rloo if estimator == "rloo" else reinforce
 
     def gradients(f: Tensor) -> Gradients:
+        error = None
+        if isinstance(control, Baseline):
+            error = f - control(flat_logits(blocks))
+            f = error.detach()
         pairs = zip(blocks, rows, strict=True)
-        return [rule(f, row, block.logits, categorical=block.categorical) for block, row in pairs], None
+        return [rule(f, row, block.logits, categorical=block.categorical) for block, row in pairs], error
 
     return Plan(rows, num_particles, gradients)
+
+
+def flat_logits(blocks: Sequence[Block]) -> Tensor:
+    """The logits of all blocks side by side, (*plates, W), choices flattened.
+
+    Args:
+        blocks: of the guide.
+
+    References:
+        none; bookkeeping.
+    """
+    parts = [block.logits.flatten(-2) if block.categorical else block.logits for block in blocks]
+    return torch.cat(parts, -1)
 
 
 def _draw(block: Block, num: int) -> Tensor:

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.nn import PyroModule
 
+from evidentia.models.latent.discrete_vae import discrete_vae_pair
 from evidentia.models.latent.heads import CategoricalHead
 from evidentia.models.latent.vae import vae_pair
 from evidentia.models.latent.vae_ard import vae_ard_pair
@@ -27,6 +28,7 @@ WIDTH = 4
 SMALL = {
     "VAE": lambda: vae_pair(2, WIDTH, [5], CategoricalHead(3)),
     "VAEARD": lambda: vae_ard_pair(2, WIDTH, [5]),
+    "DiscreteVAE": lambda: discrete_vae_pair(2, WIDTH, [5], CategoricalHead(3)),
     "ProbabilisticPCA": lambda: exact_pair(ProbabilisticPCA(torch.randn(4), torch.randn(4, 2), 0.5)),
     "FactorAnalysis": lambda: exact_pair(
         FactorAnalysis(torch.randn(4), torch.randn(4, 2), torch.rand(4) + 0.5)

@@ -20,7 +20,7 @@ X = 0.8
 GUIDE = torch.tensor([0.4, -0.7, 0.2], dtype=torch.float64)
 WEIGHTS = torch.tensor([1.0, -0.6, 0.5], dtype=torch.float64)
 PRIOR = torch.tensor([-0.3, 0.5, 0.1], dtype=torch.float64)
-UNBIASED = ("reinforce", "rloo", "arm", "disarm", "rebar", "relax", "local")
+UNBIASED = ("reinforce", "nvil", "rloo", "arm", "disarm", "rebar", "relax", "local")
 BIASED = ("st", "st_gumbel", "rao_blackwell_st")
 
 
@@ -129,7 +129,7 @@ PAIRS = {
 CASES = [
     *(("bits", name) for name in UNBIASED),
     *(("split", name) for name in ("rloo", "disarm", "rebar", "relax", "local")),
-    *(("one_hot", name) for name in ("reinforce", "rloo")),
+    *(("one_hot", name) for name in ("reinforce", "nvil", "rloo")),
     *(("index", name) for name in ("reinforce", "rloo")),
 ]
 
@@ -358,6 +358,31 @@ def test_relax_trains_towards_a_smaller_gradient():
     assert spread(objective) < 0.8 * before
 
 
+@pytest.mark.statistical
+def test_any_baseline_leaves_nvil_unbiased():
+    objective = DiscreteELBO("nvil")
+    objective.differentiable_loss(bits_model, bits_guide)
+    pyro.clear_param_store()
+    torch.nn.init.constant_(objective.control_variate.net[-1].bias, -0.3)  # ten times that is b
+    gradients, _ = draws(objective, bits_model, bits_guide)
+    assert toys.z_scores(gradients, exact()[1]).abs().max() < 4.5
+    plain, _ = draws(DiscreteELBO("reinforce"), bits_model, bits_guide)
+    assert not torch.allclose(gradients, plain)
+
+
+def test_the_baseline_of_nvil_learns_the_mean_of_f():
+    pair, x, _ = belief_network(num_data=20)
+    objective = DiscreteELBO("nvil")
+    result = fit(pair, x, objective=objective, num_steps=60, learning_rate=0.02, seed=0)
+    assert "control_variate$$$net.0.weight" in result.params
+    with result.scope():
+        trace = poutine.trace(pair[1]).get_trace(x)
+        (block,) = discrete_blocks(trace, (-1,), 1)
+        mean = float(objective.control_variate(block.logits).mean().detach())
+        value = -float(objective.loss(*pair, x)) / len(x)
+    assert mean == pytest.approx(value, abs=0.5)
+
+
 def test_a_control_variate_belongs_to_one_number_of_bits():
     objective = DiscreteELBO("relax")
     objective.differentiable_loss(bits_model, bits_guide)
@@ -367,7 +392,7 @@ def test_a_control_variate_belongs_to_one_number_of_bits():
         objective.differentiable_loss(*pair, x)
 
 
-@pytest.mark.parametrize("estimator", ["disarm", "relax", "rao_blackwell_st"])
+@pytest.mark.parametrize("estimator", ["nvil", "disarm", "relax", "rao_blackwell_st"])
 def test_a_compiled_step_repeats_the_eager_one(estimator):
     pair, x, _ = belief_network(num_data=8)
     eager, compiled = (
