@@ -151,7 +151,7 @@ class BatchedKernel(Kernel, ABC):
         return entries
 
     def diagnostics(self) -> dict[str, Any]:
-        """Divergent draws (indices after the warm-up), the acceptance rate, and (draws, chains) statistics."""
+        """Divergent draws (indices after the warm-up), acceptance rate, and (draws, chains) statistics."""
         entries: dict[str, Any] = {"divergences": [], "acceptance rate": float("nan")}
         if self._infos:
             stats = {

@@ -15,8 +15,8 @@ class Info(NamedTuple):
     Attributes:
         acceptance_rate: (C,) probability \(\min(1, e^{-\Delta})\) with which the proposal was accepted; zero
             where the proposal was not finite; one for kernels without an accept step.
-        energy: (C,) nats, float64: the Hamiltonian after the momentum was drawn, as E-BFMI needs it; minus the
-            log density for kernels without a momentum.
+        energy: (C,) nats, float64: the Hamiltonian after the momentum was drawn, as E-BFMI needs it; minus
+            the log density for kernels without a momentum.
         diverging: (C,) bool: the energy error passed 1000 nats or was not a number.
         num_steps: () long, density evaluations of each chain.
         energy_error: (C,) nats, float64: \(\Delta\), minus the log acceptance ratio before it is cut at zero.
