@@ -14,9 +14,9 @@ def effective_size(series: Tensor) -> Tensor:
     r"""Effective sample size of the mean of several series at once, over all chains.
 
     \(\mathrm{ess} = CN / \hat\tau\), \(\hat\tau = -1 + 2 \sum_k \hat P_k\), where
-    \(\hat P_k = \hat\rho_{2k} + \hat\rho_{2k+1}\) is summed while positive and never allowed to increase. Each
-    chain is cut in two halves first, and \(\hat\rho\) compares the autocovariance within the halves with the
-    variance over all of them: chains that disagree lower the size. At most \(CN \log_{10} CN\).
+    \(\hat P_k = \hat\rho_{2k} + \hat\rho_{2k+1}\) is summed while positive and never allowed to increase.
+    Each chain is cut in two halves first, and \(\hat\rho\) compares the autocovariance within the halves with
+    the variance over all of them: chains that disagree lower the size. At most \(CN \log_{10} CN\).
 
     Args:
         series: (chain, draw, *event); each entry of the event is a series of its own.
@@ -42,8 +42,8 @@ def effective_size(series: Tensor) -> Tensor:
     """
     if series.dim() < 2 or series.shape[1] < 8 or series.shape[0] < 1:
         raise ValueError(
-            f"effective_size: expected (chain, draw, *event) with at least 8 draws, got {tuple(series.shape)}. "
-            "Fix: series[None] for one chain, or more draws"
+            f"effective_size: expected (chain, draw, *event) with at least 8 draws, got "
+            f"{tuple(series.shape)}. Fix: series[None] for one chain, or more draws"
         )
     event = series.shape[2:]
     flat = series.detach().double().reshape(*series.shape[:2], -1)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
+from evidentia.inference.evidence.observed import check_same_data
+
 Kind = Literal["exact", "lower bound", "upper bound", "consistent estimate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class LogEvidence(NamedTuple):
-    """log p(data | model) in nats for the whole data set.
+    """log p(data | model) in nats for the whole data set; the difference of two is a log Bayes factor.
 
     Attributes:
         value: the estimate.
@@ -35,6 +37,10 @@ class LogEvidence(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.standard_error:.4f} nats ({self.kind})"
+
+    def __sub__(self, other: LogEvidence) -> LogBayesFactor:
+        """The log Bayes factor of this model against the other; see `log_bayes_factor`."""
+        return log_bayes_factor(self, other)
 
     @classmethod
     def checked(
@@ -115,3 +121,77 @@ def common_kind(kinds: Iterable[Kind], *, mix: bool = False) -> Kind:
         "compute one kind for every structure"
         + (" (exact and consistent estimates may be joined with mix=True)" if not mix else "")
     )
+
+
+class LogBayesFactor(NamedTuple):
+    """log p(data | first) - log p(data | second), nats.
+
+    Attributes:
+        value: positive when the first model is supported.
+        standard_error: √(s₁² + s₂²), for independent estimates.
+        kind: "exact", "consistent estimate", or "difference of lower bounds" (of upper bounds), which is
+            neither a bound nor an estimate of the log Bayes factor.
+        data_checked: whether both evidences say which data they are about (and it was the same).
+
+    References:
+        Kass and Raftery, 1995. Bayes factors.
+    """
+
+    value: float
+    standard_error: float
+    kind: str
+    data_checked: bool
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.standard_error:.4f} nats (log Bayes factor, {self.kind})"
+
+
+def log_bayes_factor(first: LogEvidence, second: LogEvidence) -> LogBayesFactor:
+    """l₁ - l₂ with standard error √(s₁² + s₂²), for independent estimates; also written `first - second`.
+
+    An exact value may stand against a consistent estimate.
+
+    Raises:
+        ValueError: the kinds cannot be compared, the observed sites, shapes or digests in the diagnostics
+            differ, or one is conditional on other data.
+
+    References:
+        Kass and Raftery, 1995. Bayes factors.
+
+    Example:
+        >>> one = LogEvidence.checked(-3.0, 0.3, "consistent estimate")
+        >>> print(log_bayes_factor(one, LogEvidence.checked(-5.0, 0.4, "consistent estimate")))
+        2.0000 ± 0.5000 nats (log Bayes factor, consistent estimate)
+    """
+    kind = common_kind([first.kind, second.kind], mix=True)
+    check_comparable({"first": first, "second": second})
+    return LogBayesFactor(
+        first.value - second.value,
+        math.hypot(first.standard_error, second.standard_error),
+        kind if kind in ("exact", "consistent estimate") else f"difference of {kind}s",
+        all(bool(evidence.diagnostics.get("observed")) for evidence in (first, second)),
+    )
+
+
+def check_comparable(evidences: Mapping[str, LogEvidence]) -> None:
+    """Refuse evidences of different data, or evidence beside conditional evidence.
+
+    Raises:
+        ValueError: names the two models and what differs.
+
+    References:
+        none; a rule of this library.
+
+    Example:
+        >>> check_comparable({"a": LogEvidence.checked(-3.0), "b": LogEvidence.checked(-4.0)})
+    """
+    conditional = [name for name, evidence in evidences.items() if "conditioned_on" in evidence.diagnostics]
+    if conditional and len(conditional) < len(evidences):
+        others = [name for name in evidences if name not in conditional]
+        raise ValueError(
+            f"{conditional} are conditional evidences log p(y_rest | y_first), {others} evidences of all the "
+            "data; they are different quantities. Fix: compare each kind with itself"
+        )
+    diagnostics = {name: evidence.diagnostics for name, evidence in evidences.items()}
+    check_same_data(diagnostics)
+    check_same_data(diagnostics, "conditioned_on")
