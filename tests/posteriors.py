@@ -13,10 +13,10 @@ SCHOOLS_SCALE = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 
 def schools_model(y: Tensor, scale: Tensor) -> None:
     """Eight schools, non-centred: y ~ N(mu + tau t, scale), t ~ N(0, 1); D = 10; tau ~ HalfCauchy(5)."""
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    mu = pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(y.new_tensor(5.0)))
     with pyro.plate("schools", len(y)):
-        t = pyro.sample("t", dist.Normal(0.0, 1.0))
+        t = pyro.sample("t", dist.Normal(y.new_tensor(0.0), 1.0))
         pyro.sample("obs", dist.Normal(mu + tau * t, scale), obs=y)
 
 
@@ -27,9 +27,9 @@ def eight_schools(dtype: torch.dtype = torch.float64):
 
 def logistic_model(x: Tensor, y: Tensor) -> None:
     """Hierarchical logistic regression, centred; sites tau, alpha, beta."""
-    tau = pyro.sample("tau", dist.HalfCauchy(1.0))
-    alpha = pyro.sample("alpha", dist.Normal(0.0, 5.0))
-    beta = pyro.sample("beta", dist.Normal(0.0, tau).expand([x.shape[-1]]).to_event(1))
+    tau = pyro.sample("tau", dist.HalfCauchy(x.new_tensor(1.0)))
+    alpha = pyro.sample("alpha", dist.Normal(x.new_tensor(0.0), 5.0))
+    beta = pyro.sample("beta", dist.Normal(x.new_zeros(x.shape[-1]), tau).to_event(1))
     with pyro.plate("data", len(x)):
         pyro.sample("obs", dist.Bernoulli(logits=alpha + x @ beta), obs=y)
 

@@ -82,8 +82,10 @@ def tempered_of(
 
     Example:
         >>> normal = lambda x: -0.5 * (x**2).sum(-1)
-        >>> tempered_of(normal, lambda x: normal(x - 1.0))(torch.zeros(1, 1), 0.5)
-        Evaluation(log_density=tensor([-0.2500]), gradient=tensor([[0.5000]]), log_likelihood=tensor([-0.5000]))
+        >>> density = tempered_of(normal, lambda x: normal(x - 1.0))
+        >>> value, gradient, log_likelihood = density(torch.zeros(1, 1), 0.5)
+        >>> value.item(), gradient.item(), log_likelihood.item()
+        (-0.25, 0.5, -0.5)
     """
 
     def tempered(position: Tensor, beta: Tensor | float = 1.0) -> Evaluation:
@@ -130,10 +132,7 @@ def as_tempered(density: Any) -> Tempered:
 
     def tempered(position: Tensor, beta: Tensor | float = 1.0) -> Evaluation:
         value, gradient = density(position)
-        if isinstance(beta, Tensor):
-            column = beta.unsqueeze(-1) if beta.dim() else beta
-        else:
-            column = beta  # type: ignore[assignment]
+        column = beta.unsqueeze(-1) if isinstance(beta, Tensor) and beta.dim() else beta
         return Evaluation(beta * value, column * gradient, value)
 
     return tempered
