@@ -78,9 +78,7 @@ def integrate(
         phase: Any = start
         for _ in range(num_steps):
             phase = fused(phase.position, phase.momentum, phase.gradient, step, covariance, beta)
-        return Phase(
-            phase.position, phase.momentum, phase.gradient, phase.log_density, phase.log_likelihood
-        )
+        return Phase(phase.position, phase.momentum, phase.gradient, phase.log_density, phase.log_likelihood)
     evaluate = as_tempered(density)
     step_size = column(step_size)
     half = 0.5 * step_size

@@ -55,7 +55,7 @@ class Trajectory(NamedTuple):
 
 def _centred(before: Tensor, after: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Displacements from the means before and after, and weights that sum to one; zero where rejected."""
-    weight = weight / weight.sum().clamp(min=1e-30)
+    weight = weight.double() / weight.sum().clamp(min=1e-30)
     # A proposal that is not finite has weight zero, but zero times NaN would still be NaN.
     after = torch.where((weight > 0)[:, None], after, before).double()
     before = before.double()
