@@ -5,38 +5,40 @@ No other module imports ArviZ, and this one does so inside its functions.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from evidentia.inference.idata.checks import Diagnostic as Diagnostic
-from evidentia.inference.idata.checks import chain_checks, idata_entries, pareto_k_of, scalar_entries
+from evidentia.inference.idata.checks import chain_checks, chain_entries, idata_entries, pareto_k_of
+from evidentia.inference.idata.datasets import datasets
 from evidentia.inference.idata.draws import Draws
-from evidentia.inference.idata.groups import draws_groups, fit_groups
-from evidentia.inference.idata.parts import MANDATORY, Groups, Request
+from evidentia.inference.idata.files import check_complete, check_hdf5, check_schema
+from evidentia.inference.idata.parts import Request
+from evidentia.inference.idata.results import Result, model_of, result_groups
+from evidentia.inference.idata.same_data import check_same_data, known_warnings
+from evidentia.inference.idata.smoothed import Smoothed as Smoothed
+from evidentia.inference.idata.smoothed import smoothed_weights
 from evidentia.inference.idata.verdict import Verdict
-from evidentia.inference.structure.posterior import StructurePosterior
-from evidentia.inference.training.fitted import Fit
 
 if TYPE_CHECKING:
     import pandas as pd
 
 InferenceData: TypeAlias = Any
-SCHEMA = 1
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 __all__ = [
     "Diagnostic",
+    "Smoothed",
     "compare",
     "guide_check",
     "load",
     "loo",
     "mcmc_checks",
     "pareto_k",
+    "psis",
     "save",
     "summary",
     "to_idata",
@@ -45,7 +47,7 @@ __all__ = [
 
 
 def to_idata(
-    result: Fit | Draws | StructurePosterior,
+    result: Result,
     model: Callable[..., Any] | None = None,
     *args: Any,
     obs: str | Sequence[str] | None = None,
@@ -62,12 +64,13 @@ def to_idata(
     """An InferenceData with every mandatory group, so that `az.loo`, `az.compare` and the plots run on it.
 
     Args:
-        result: a `Fit` (draws of the guide, one chain), `Draws`, or a `StructurePosterior` (draws of
-            structures and of their weights).
+        result: a `Fit` (draws of the guide, one chain), `Draws`, `ImportanceDraws` (resampled by their
+            weights, one chain), or a `StructurePosterior` (draws of structures and of their weights).
         model: the model; that of the result when None.
         args: the model's arguments, data included, as are further keywords.
         obs: names of observed sites; all of them when None.
-        num_draws: draws from a guide or of enumerated structures; Markov chain draws are taken as they are.
+        num_draws: draws from a guide, of enumerated structures, or resampled from importance draws; Markov
+            chain draws are taken as they are.
         prior_draws: draws from the prior.
         seed: seed of everything drawn here; the caller's generator is put back.
         local: save latents that have a value per datum too.
@@ -100,60 +103,16 @@ def to_idata(
         >>> to_idata(draws, model, y, prior_draws=4).log_likelihood["obs"].shape
         (2, 8, 3)
     """
-    if model is None:
-        model = result.pair[0] if isinstance(result, Fit) else getattr(result, "model", None)
-    if model is None:
-        raise ValueError("to_idata: pass the model that the draws came from")
-    request = Request(model, args, kwargs, obs, num_draws, prior_draws, local, dict(dims or {}), notice)
+    program = model_of(result) if model is None else model
+    request = Request(program, args, kwargs, obs, num_draws, prior_draws, local, dict(dims or {}), notice)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        if isinstance(result, Fit):
-            groups = fit_groups(result, request)
-        elif isinstance(result, Draws):
-            groups = draws_groups(result, request)
-        elif isinstance(result, StructurePosterior):
-            import pyro
-
-            from evidentia.inference.idata.structure_groups import structure_groups
-
-            with pyro.get_param_store().scope():
-                groups = structure_groups(result, request, seed)
-        else:
-            raise ValueError(
-                f"to_idata: expected a Fit, Draws or a StructurePosterior, got {type(result).__name__}"
-            )
+        groups = result_groups(result, request, seed)
     groups.coords |= dict(coords or {})
     groups.attrs |= dict(attrs or {})
-    return _inference_data(groups)
-
-
-def _inference_data(groups: Groups) -> InferenceData:
-    """Turn plain groups into InferenceData; no time stamp, so that equal results are equal files."""
     import arviz as az
-    import numpy as np
-    import pyro
-    import xarray as xr
 
-    missing = [name for name in MANDATORY if name not in groups.groups and name not in groups.attrs]
-    empty = [name for name, group in groups.groups.items() if not group.variables and name in MANDATORY]
-    if missing or [name for name in empty if name != "posterior"]:
-        raise ValueError(f"to_idata: the mandatory groups {missing or empty} would be missing or empty")
-    common = {"schema": SCHEMA, "torch": torch.__version__, "pyro": pyro.__version__, "arviz": az.__version__}
-    datasets: dict[str, Any] = {}
-    for name, group in groups.groups.items():
-        sizes = {d: n for dims, v in group.variables.values() for d, n in zip(dims, np.shape(v), strict=True)}
-        coords = {dim: np.asarray(groups.coords.get(dim, np.arange(size))) for dim, size in sizes.items()}
-        wrong = {dim: (len(coords[dim]), size) for dim, size in sizes.items() if len(coords[dim]) != size}
-        if wrong:
-            raise ValueError(f"coords: (values, size of the dimension) differ: {wrong}")
-        attrs = {key: _attribute(value) for key, value in (common | groups.attrs | group.attrs).items()}
-        datasets[name] = xr.Dataset(group.variables, coords, attrs)
-    return az.InferenceData(**datasets)
-
-
-def _attribute(value: Any) -> Any:
-    """A value netCDF can keep."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return az.InferenceData(**datasets(groups, az.__version__))
 
 
 def save(idata: InferenceData, path: Path | str) -> None:
@@ -166,10 +125,7 @@ def save(idata: InferenceData, path: Path | str) -> None:
     References:
         none; bookkeeping.
     """
-    there = set(idata.groups())
-    missing = [name for name in MANDATORY if name not in there and name not in idata.posterior.attrs]
-    if missing:
-        raise ValueError(f"save: the mandatory groups {missing} are missing; build it with to_idata")
+    check_complete(idata)
     idata.to_netcdf(str(path), engine="h5netcdf")
 
 
@@ -185,10 +141,7 @@ def load(path: Path | str) -> InferenceData:
     """
     import arviz as az
 
-    with open(path, "rb") as file:
-        head = file.read(len(_HDF5))
-    if head != _HDF5:
-        raise ValueError(f"{path}: expected a netCDF-4 (HDF5) file, but it begins with {head!r}")
+    check_hdf5(path)
     try:
         with az.rc_context(  # type: ignore[attr-defined]
             {"data.load": "eager"}
@@ -197,18 +150,8 @@ def load(path: Path | str) -> InferenceData:
         found = idata.posterior.attrs.get("schema", 0)
     except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: it is no whole netCDF file of draws ({error})") from error
-    if int(found) > SCHEMA:
-        raise ValueError(f"{path}: schema {found} is newer than {SCHEMA}; use a newer evidentia to read it")
+    check_schema(path, found)
     return idata
-
-
-@contextmanager
-def _known_warnings() -> Iterator[None]:
-    """ArviZ warns about large k-hats, which a check reports here, and calls pandas in a way that is going."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
-        warnings.filterwarnings("ignore", message="The inplace keyword in DataFrame")
-        yield
 
 
 def loo(idata: InferenceData, *, obs: str | None = None, pointwise: bool = True) -> Any:
@@ -228,7 +171,7 @@ def loo(idata: InferenceData, *, obs: str | None = None, pointwise: bool = True)
     """
     import arviz as az
 
-    with _known_warnings():
+    with known_warnings():
         return az.loo(idata, pointwise=pointwise, var_name=obs)
 
 
@@ -242,23 +185,9 @@ def compare(idatas: Mapping[str, InferenceData], *, obs: str | None = None) -> p
         Yao, Vehtari, Simpson, Gelman, 2018, Using stacking to average Bayesian predictive distributions.
     """
     import arviz as az
-    import numpy as np
 
-    if len(idatas) < 2:
-        raise ValueError("compare: expected at least two results")
-    (first, reference), *others = idatas.items()
-    for name, other in others:
-        for variable, value in reference.observed_data.data_vars.items():
-            if variable not in other.observed_data:
-                raise ValueError(f"compare: '{name}' does not observe '{variable}', which '{first}' does")
-            theirs = other.observed_data[variable]
-            if value.shape != theirs.shape:
-                raise ValueError(
-                    f"compare: '{first}' has observations {value.shape}, but '{name}' has {theirs.shape}"
-                )
-            if not np.array_equal(value.values, theirs.values):
-                raise ValueError(f"compare: '{first}' and '{name}' have different data in '{variable}'")
-    with _known_warnings():
+    check_same_data(idatas)
+    with known_warnings():
         return az.compare(dict(idatas), ic="loo", var_name=obs)
 
 
@@ -275,8 +204,9 @@ def summary(idata: InferenceData, **options: Any) -> pd.DataFrame:
 
 
 def pareto_k(idata: InferenceData) -> float:
-    """k-hat of the importance weights log p(θ, y) − log q(θ) of a guide's draws; above 0.7 distrust the
-    guide.
+    """k-hat of the importance weights log p(θ, y) − log q(θ) of a guide's draws; a guide above 0.7 is bad.
+
+    For log-weights at hand use `psis`.
 
     Raises:
         ValueError: the draws did not come from a guide.
@@ -287,6 +217,33 @@ def pareto_k(idata: InferenceData) -> float:
     import arviz as az
 
     return pareto_k_of(idata, az.psislw)
+
+
+def psis(log_weight: Tensor) -> Smoothed:
+    r"""Smooth importance weights: the largest become quantiles of the generalised Pareto law fitted to them.
+
+    Args:
+        log_weight: (K, *plates), draws first, nats, up to a constant per column.
+
+    Returns:
+        `Smoothed`: log-weights (K, *plates) that are normalised over the draws, and k-hat (*plates); above
+        0.7 an average with these weights is not to be trusted.
+
+    Raises:
+        ValueError: no draws, or NaN or +inf among the weights.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto smoothed importance sampling.
+
+    Example:
+        >>> uniform = torch.rand(9000, 2, generator=torch.Generator().manual_seed(1))
+        >>> found = psis(torch.tensor([-0.9, -0.2]) * uniform.log())  # Pareto weights with k = 0.9 and 0.2
+        >>> [round(k, 1) for k in found.pareto_k.tolist()], found.log_weight.shape
+        ([0.9, 0.2], torch.Size([9000, 2]))
+    """
+    import arviz as az
+
+    return smoothed_weights(log_weight, az.psislw)
 
 
 def guide_check(idata: InferenceData) -> Diagnostic:
@@ -316,10 +273,7 @@ def mcmc_checks(result: InferenceData | Draws, *, var_names: Sequence[str] | Non
     import arviz as az
 
     if isinstance(result, Draws):
-        names = result.samples if var_names is None else var_names
-        arrays = {name: result.samples[name].detach().double().cpu().numpy() for name in names}
-        entries = [entry for name, array in arrays.items() for entry in scalar_entries(name, array)]
-        stats = {name: value.detach().cpu().numpy() for name, value in result.stats.items()}
+        entries, stats = chain_entries(result, var_names)
         superchains = result.superchains
     else:
         entries = idata_entries(result, var_names)

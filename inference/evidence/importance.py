@@ -13,11 +13,11 @@ from torch import Tensor
 from evidentia.inference.evidence.log_evidence import LogEvidence
 from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.objectives.bounds import iwae_bound
-from evidentia.inference.objectives.leaf_cut import run_particles
+from evidentia.inference.objectives.leaf_cut import Particles, run_particles
 from evidentia.inference.training.fitted import Fit
 from evidentia.inference.training.settings import own_generator
 
-__all__ = ["ImportanceEstimate", "estimate", "log_evidence", "log_weights"]
+__all__ = ["ImportanceEstimate", "estimate", "in_chunks", "lent", "log_evidence", "log_weights"]
 
 Programs = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -201,26 +201,46 @@ def _draw(
     max_plate_nesting: float,
 ) -> tuple[Tensor, float]:
     """Log-weights (K, *plates) and the scale of the shared plates."""
+    parts, scale = [], 1.0
+    with lent(pair) as programs, own_generator(seed):
+        for particles in in_chunks(programs, args, kwargs, num_particles, chunk_size, max_plate_nesting):
+            parts.append(particles.log_weight)
+            scale = float(particles.plates.scale)
+    return torch.cat(parts), scale
+
+
+def in_chunks(
+    programs: Programs,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_particles: int,
+    chunk_size: int | None,
+    max_plate_nesting: float = math.inf,
+) -> Iterator[Particles]:
+    """Particles of a pair without gradients, some at a time.
+
+    Raises:
+        ValueError: fewer than one particle, or an empty chunk.
+
+    References:
+        none; bookkeeping.
+    """
     if num_particles < 1:
         raise ValueError(f"num_particles: expected a number >= 1, got {num_particles}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: expected a number >= 1, got {chunk_size}")
     step = num_particles if chunk_size is None else chunk_size
-    parts, scale = [], 1.0
-    with lent(pair) as (model, guide), own_generator(seed), torch.no_grad():
-        for start in range(0, num_particles, step):
+    for start in range(0, num_particles, step):
+        with torch.no_grad():
             particles = run_particles(
-                model,
-                guide,
+                *programs,
                 args,
                 kwargs,
                 num_particles=min(step, num_particles - start),
                 max_plate_nesting=max_plate_nesting,
                 cut=False,
             )
-            parts.append(particles.log_weight)
-            scale = float(particles.plates.scale)
-    return torch.cat(parts), scale
+        yield particles
 
 
 @contextlib.contextmanager

@@ -7,9 +7,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from evidentia.inference.idata.draws import Draws
 from evidentia.inference.idata.nested_rhat import nested_rhat
 
-__all__ = ["Array", "Diagnostic", "Entry", "chain_checks", "idata_entries", "pareto_k_of", "scalar_entries"]
+__all__ = [
+    "Array",
+    "Diagnostic",
+    "Entry",
+    "chain_checks",
+    "chain_entries",
+    "idata_entries",
+    "pareto_k_of",
+    "scalar_entries",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Entry: TypeAlias = tuple[str, Array]
@@ -55,6 +65,8 @@ def pareto_k_of(idata: Any, psislw: Callable[..., Any]) -> float:
         Vehtari, Simpson, Gelman, Yao, Gabry, 2024, Pareto smoothed importance sampling.
     """
     stats = idata.sample_stats
+    if "pareto_k" in stats.attrs:
+        return float(stats.attrs["pareto_k"])  # of importance draws, before they were resampled
     if "log_guide" not in stats:
         raise ValueError("pareto_k: sample_stats has no log_guide, so these are not draws of a guide")
     log_weight = (stats["lp"] - stats["log_guide"]).values.reshape(-1)
@@ -129,6 +141,20 @@ def _two(draws: Array) -> Array:
         return draws
     half = draws.shape[1] // 2
     return draws[:, : 2 * half].reshape(2, half)
+
+
+def chain_entries(
+    draws: Draws, var_names: Sequence[str] | None = None
+) -> tuple[list[Entry], dict[str, Array]]:
+    """Every scalar of Markov chain draws that is not constant, and what the sampler says of each draw.
+
+    References:
+        none; bookkeeping.
+    """
+    names = draws.samples if var_names is None else var_names
+    arrays = {name: draws.samples[name].detach().double().cpu().numpy() for name in names}
+    entries = [entry for name, array in arrays.items() for entry in scalar_entries(name, array)]
+    return entries, {name: value.detach().cpu().numpy() for name, value in draws.stats.items()}
 
 
 def idata_entries(idata: Any, var_names: Sequence[str] | None = None) -> list[Entry]:
