@@ -77,8 +77,8 @@ def hmc_proposal(
     start = Phase(state.position, momentum, state.gradient, state.log_density, state.log_likelihood)
     end = integrate(start, density, step_size, num_steps, metric, beta)
     before, after = kinetic(metric, momentum), kinetic(metric, end.momentum)
-    potential = -state.log_density.double()
-    return end, potential + before, (after - before) - (end.log_density.double() + potential)
+    here = state.log_density.double()
+    return end, before - here, (after - before) - (end.log_density.double() - here)
 
 
 def hmc_transition(

@@ -80,15 +80,29 @@ def integrate(
             phase = fused(phase.position, phase.momentum, phase.gradient, step, covariance, beta)
         return Phase(phase.position, phase.momentum, phase.gradient, phase.log_density, phase.log_likelihood)
     evaluate = as_tempered(density)
-    step_size = column(step_size)
-    half = 0.5 * step_size
     position, momentum, gradient = start.position, start.momentum, start.gradient
     value: Any = start
-    for _ in range(num_steps):
-        momentum = momentum + half * gradient
-        moved = momentum @ covariance if metric.is_dense else momentum * covariance
-        position = position + step_size * moved
+    for number in range(num_steps):
+        # Two half kicks between two drifts are one whole kick.
+        momentum = _kick(momentum, gradient, step_size, 0.5 if number == 0 else 1.0)
+        position = _drift(position, momentum, step_size, metric)
         value = evaluate(position, beta)
         gradient = value.gradient
-        momentum = momentum + half * gradient
+    if num_steps > 0:
+        momentum = _kick(momentum, gradient, step_size, 0.5)
     return Phase(position, momentum, gradient, value.log_density, value.log_likelihood)
+
+
+def _kick(momentum: Tensor, gradient: Tensor, step_size: Tensor | float, part: float) -> Tensor:
+    if isinstance(step_size, Tensor):
+        return torch.addcmul(momentum, column(step_size), gradient, value=part)  # type: ignore[call-overload]
+    return torch.add(momentum, gradient, alpha=part * step_size)
+
+
+def _drift(position: Tensor, momentum: Tensor, step_size: Tensor | float, metric: Metric) -> Tensor:
+    if isinstance(step_size, Tensor):
+        moved = momentum @ metric.covariance if metric.is_dense else momentum * metric.covariance
+        return torch.addcmul(position, column(step_size), moved)  # type: ignore[call-overload]
+    if metric.is_dense:
+        return torch.addmm(position, momentum, metric.covariance, alpha=step_size)
+    return torch.addcmul(position, momentum, metric.covariance, value=step_size)

@@ -136,7 +136,7 @@ def kinetic(metric: Metric, momentum: Tensor) -> Tensor:
         >>> kinetic(metric_of(torch.tensor([4.0, 1.0])), torch.ones(1, 2))
         tensor([2.5000], dtype=torch.float64)
     """
-    return 0.5 * (momentum * velocity(metric, momentum)).sum(-1, dtype=torch.float64)
+    return 0.5 * torch.linalg.vecdot(momentum.double(), velocity(metric, momentum).double())
 
 
 def whiten(metric: Metric, value: Tensor) -> Tensor:

@@ -53,13 +53,26 @@ class Trajectory(NamedTuple):
     count: int
 
 
-def _centred(before: Tensor, after: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacements from the means before and after, and weights that sum to one; zero where rejected."""
-    weight = weight.double() / weight.sum().clamp(min=1e-30)
-    # A proposal that is not finite has weight zero, but zero times NaN would still be NaN.
-    after = torch.where((weight > 0)[:, None], after, before).double()
-    before = before.double()
-    return before - before.mean(0), after - weight @ after, weight
+def _centred(
+    before: Tensor, after: Tensor, momentum: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Displacements from the means before and after, momenta and weights that sum to one, all float64."""
+    weight = weight.double() / weight.sum(dtype=torch.float64).clamp(min=1e-30)
+    if not bool(weight.min() > 0):
+        # A proposal that is not finite has weight zero, but zero times NaN would still be NaN.
+        valid = (weight > 0)[:, None]
+        after, momentum = torch.where(valid, after, before), torch.where(valid, momentum, 0.0)
+    before, after = before.double(), after.double()
+    return before - before.mean(0), after - weight @ after, momentum.double(), weight
+
+
+def _double(metric: Metric) -> Metric:
+    return metric if metric.factor.dtype == torch.float64 else Metric(*(part.double() for part in metric))
+
+
+def _criterion(weight: Tensor, change: Tensor, speed: Tensor) -> Criterion:
+    weighted = weight * change
+    return Criterion(0.25 * (weighted @ change), weighted @ speed)
 
 
 def chees(before: Tensor, after: Tensor, momentum: Tensor, weight: Tensor, metric: Metric) -> Criterion:
@@ -87,12 +100,11 @@ def chees(before: Tensor, after: Tensor, momentum: Tensor, weight: Tensor, metri
         >>> float(chees(before, after, after, torch.ones(2), metric_of(torch.ones(1))).value)
         2.25
     """
-    old, new, weight = _centred(before, after, weight)
-    metric = Metric(*(part.double() for part in metric))
-    change = whiten(metric, new).square().sum(-1) - whiten(metric, old).square().sum(-1)
-    momentum = torch.where((weight > 0)[:, None], momentum.double(), 0.0)
-    slope = change * (new * momentum).sum(-1)
-    return Criterion(0.25 * (weight @ change.square()), weight @ slope)
+    old, new, momentum, weight = _centred(before, after, momentum, weight)
+    metric = _double(metric)
+    there, here = whiten(metric, new), whiten(metric, old)
+    change = torch.linalg.vecdot(there, there) - torch.linalg.vecdot(here, here)
+    return _criterion(weight, change, torch.linalg.vecdot(new, momentum))
 
 
 def snaper(
@@ -120,14 +132,12 @@ def snaper(
         >>> float(snaper(before, after, after, torch.ones(2), metric_of(unit), unit).value)
         2.25
     """
-    old, new, weight = _centred(before, after, weight)
-    metric = Metric(*(part.double() for part in metric))
-    direction = direction.double()
+    old, new, momentum, weight = _centred(before, after, momentum, weight)
+    metric, direction = _double(metric), direction.double()
     here = whiten(metric, new) @ direction
     change = here.square() - (whiten(metric, old) @ direction).square()
-    momentum = torch.where((weight > 0)[:, None], momentum.double(), 0.0)
     speed = momentum @ metric.factor if metric.is_dense else momentum * metric.factor
-    return Criterion(0.25 * (weight @ change.square()), weight @ (change * here * (speed @ direction)))
+    return _criterion(weight, change, here * (speed @ direction))
 
 
 def principal_direction(direction: Tensor, position: Tensor, metric: Metric, count: int) -> Tensor:
