@@ -29,9 +29,9 @@ def finite_or_dead(log_likelihood: Tensor) -> Tensor:
 def next_beta(log_likelihood: Tensor, beta: float, target: float = 0.5) -> float:
     r"""The inverse temperature at which the incremental weights keep a wanted effective sample size.
 
-    The largest \(\beta' \le 1\) with \(\mathrm{ESS}(\ell^{\beta' - \beta}) \ge \mathrm{target} \cdot N\), averaged
-    over the copies. The effective size falls monotonically in \(\beta'\), so the root is bracketed: the step is
-    found by bisection on its logarithm, 32 points at a time.
+    The largest \(\beta' \le 1\) with \(\mathrm{ESS}(\ell^{\beta' - \beta}) \ge \mathrm{target} \cdot N\),
+    averaged over the copies. The effective size falls monotonically in \(\beta'\), so the root is bracketed:
+    the step is found by bisection on its logarithm, 32 points at a time.
 
     Args:
         log_likelihood: of the present particles, (*copies, N), nats. Non-finite values have weight 0 and do
@@ -89,7 +89,7 @@ def next_beta(log_likelihood: Tensor, beta: float, target: float = 0.5) -> float
 
 
 def sigmoidal_schedule(num_steps: int, width: float = 6.0) -> Tensor:
-    r"""\(\beta_k = (\sigma(t_k) - \sigma(t_0)) / (\sigma(t_K) - \sigma(t_0))\), t linear from -width to width.
+    r"""\(\beta_k = (\sigma(t_k) - \sigma(t_0)) / (\sigma(t_K) - \sigma(t_0))\), t linear, ±width.
 
     Args:
         num_steps: K, the number of intervals.
@@ -102,7 +102,8 @@ def sigmoidal_schedule(num_steps: int, width: float = 6.0) -> Tensor:
         ValueError: no step, or a width that is not positive.
 
     References:
-        Grosse, Ghahramani and Adams, 2015, Sandwiching the marginal likelihood using bidirectional Monte Carlo.
+        Grosse, Ghahramani and Adams, 2015, Sandwiching the marginal likelihood using bidirectional Monte
+        Carlo.
 
     Example:
         >>> [round(beta, 4) for beta in sigmoidal_schedule(4).tolist()]
@@ -133,8 +134,8 @@ def power_schedule(num_steps: int, exponent: float = 5.0) -> Tensor:
 
     References:
         Friel and Pettitt, 2008, Marginal likelihood estimation via power posteriors.
-        Xie, Lewis, Fan, Kuo and Chen, 2011, Improving marginal likelihood estimation for Bayesian phylogenetic
-        model selection.
+        Xie, Lewis, Fan, Kuo and Chen, 2011, Improving marginal likelihood estimation for Bayesian
+        phylogenetic model selection.
 
     Example:
         >>> power_schedule(2).tolist()

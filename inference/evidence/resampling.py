@@ -47,9 +47,7 @@ def systematic_resample(log_weight: Tensor, generator: torch.Generator | None = 
     # Single precision would lose offspring in the running sum of many particles.
     total = (log_weight - top).double().exp().cumsum(-1)
     total = total / total[..., -1:]
-    start = torch.rand(
-        total.shape[:-1] + (1,), dtype=torch.float64, device=total.device, generator=generator
-    )
+    start = torch.rand((*total.shape[:-1], 1), dtype=torch.float64, device=total.device, generator=generator)
     point = (start + torch.arange(count, dtype=torch.float64, device=total.device)) / count
     # Rounding up to 1 would point behind the last particle.
     return torch.searchsorted(total, point.clamp(max=math.nextafter(1.0, 0.0)), right=True)
@@ -76,38 +74,38 @@ def effective_fraction(log_weight: Tensor) -> Tensor:
     return size.exp() / alive
 
 
-def genealogical_variance(log_weight: Tensor, eve: Tensor, num_resampled: int) -> Tensor:
-    r"""Relative variance of the evidence of one particle run, from which first ancestors survived.
+def genealogical_variance(log_weight: Tensor, eve: Tensor) -> Tensor:
+    r"""What one weighting adds to the relative variance of the evidence of a particle run.
 
-    With normalised last weights \(w\), first ancestors \(E_i\) and n resamplings of N particles
+    With normalised weights \(w\) and the index \(E_i\) of each particle's first ancestor, over N particles
 
-    \[ V = 1 - \Bigl(\frac{N}{N - 1}\Bigr)^{n + 1} \Bigl(1 - \sum_e \bigl(\sum_{i : E_i = e} w_i\bigr)^2\Bigr). \]
+    \[ V = \frac{N}{N - 1} \sum_e \Bigl[ \Bigl(\sum_{i : E_i = e} w_i\Bigr)^2
+        - \Bigl(\sum_{i : E_i = e} \frac1N\Bigr)^2 \Bigr]. \]
 
-    Without a resampling it is the delta method of importance sampling. It was derived for multinomial
-    resampling; systematic resampling varies less, so the number is on the safe side.
+    Summed over the weightings of a run it is Lee and Whiteley's estimator to first order, but for the noise
+    that resampling itself adds to the families' sizes: their factor \((N / (N - 1))^{n + 1}\) takes out what
+    the multinomial law adds on average; here it is left out exactly, whatever the resampling. For one
+    weighting it is the delta method of importance sampling. Particles that moved far from their siblings make
+    it the sum of the delta methods; particles that did not move are seen as one.
 
     Args:
-        log_weight: last incremental weights, before the last resampling, (*copies, N), nats.
+        log_weight: incremental weights before resampling, (*copies, N), nats.
         eve: index of each particle's ancestor among the prior draws, (*copies, N).
-        num_resampled: resamplings n between the prior draws and these weights.
 
     Returns:
-        Variance of the evidence over its square, (*copies); 0 where the formula is negative.
+        Addition to the variance of the evidence over its square, (*copies). It may be negative.
 
     References:
         Lee and Whiteley, 2018, Variance estimation in the particle filter.
 
     Example:
-        >>> equal, alone, one = torch.zeros(4), torch.arange(4), torch.zeros(4, dtype=torch.long)
-        >>> genealogical_variance(equal, alone, 0).item(), genealogical_variance(equal, one, 1).item()
-        (0.0, 1.0)
+        >>> weight = torch.tensor([0.75, 0.25]).log()
+        >>> round(genealogical_variance(weight, torch.arange(2)).item(), 6)       # 2 (0.75² + 0.25² - ½)
+        0.25
     """
     count = log_weight.shape[-1]
-    if count < 2:
-        return torch.full(log_weight.shape[:-1], math.inf, dtype=log_weight.dtype, device=log_weight.device)
     weight = log_weight.double().softmax(-1)
-    family = torch.zeros_like(weight).scatter_add(-1, eve, weight)
-    inflation = (count / (count - 1)) ** (num_resampled + 1)
-    value = 1 - inflation * (1 - family.square().sum(-1))
-    # Equal weights leave a rounding error of either sign.
-    return torch.where(value > 1e-12, value, 0.0)
+    family = torch.zeros_like(weight)
+    after = family.scatter_add(-1, eve, weight)
+    before = family.scatter_add(-1, eve, torch.full_like(weight, 1 / count))
+    return (after.square() - before.square()).sum(-1) * (count / (count - 1))
