@@ -11,6 +11,7 @@ from torch import Tensor
 from evidentia.inference.training.fitted import Fit, State
 from evidentia.inference.training.optimiser_state import flatten_optimiser, load_optimiser, optimiser_names
 from evidentia.inference.training.patience import Best
+from evidentia.inference.training.running import put_running, running_values
 from evidentia.inference.training.stopping import Window
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def state_of(run: FitLoop) -> State:
     """
     flat: State = {f"param/{name}": leaf.detach().clone() for name, leaf in run.leaves.items()}
     flat |= {f"buffer/{name}": value.clone() for name, value in run.modules.buffers().items()}
+    flat |= {f"running/{name}": value for name, value in running_values().items()}
     if run.optimizer is not None:
         flat |= flatten_optimiser(run.optimizer, list(run.leaves))
     flat |= {"rng/torch": torch.get_rng_state()} if run.team is None else run.team.generators()
@@ -74,6 +76,8 @@ def load_state(run: FitLoop, state: State, num_steps: int) -> None:
         for name, value in run.modules.buffers().items():
             if f"buffer/{name}" in state:
                 value.copy_(state[f"buffer/{name}"])
+    # The evaluation above has moved them.
+    put_running({k.removeprefix("running/"): v for k, v in state.items() if k.startswith("running/")})
     groups = optimiser_names(state)
     # A state of parameters alone has no optimizer's; the fit then starts with a fresh one.
     for group in groups or [list(found)]:

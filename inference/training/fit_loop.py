@@ -24,6 +24,7 @@ from evidentia.inference.training.names import refuse_shared_names
 from evidentia.inference.training.optimiser import fusable, needs_closure
 from evidentia.inference.training.parallel import Team
 from evidentia.inference.training.patience import Best
+from evidentia.inference.training.running import is_running, put_running, refuse_ranks, running_values
 from evidentia.inference.training.stopping import Window
 
 __all__ = ["FitLoop"]
@@ -80,7 +81,7 @@ class FitLoop:
 
     def advance(self, callbacks: Sequence[CallbackLike]) -> float:
         """One step: loss, gradient, check, update. Returns the loss in nats."""
-        before, kept = torch.get_rng_state(), self._kept()
+        before, kept, running = torch.get_rng_state(), self._kept(), running_values()
         if self.batches is not None:
             self.args = self.batches()
         noise = torch.get_rng_state() if self.closure else before
@@ -88,6 +89,7 @@ class FitLoop:
         if all_finite(loss, (leaf.grad for leaf in self.leaves.values())) and self._update(loss, noise):
             self.failures = 0
         else:
+            put_running(running)
             self._failed(loss, before, kept, callbacks)
         self.losses.append(loss)
         self.step += 1
@@ -144,7 +146,7 @@ class FitLoop:
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 # A factorisation that broke down is a numerical failure like a NaN.
                 loss = math.nan
-        return loss, list(seen.names)
+        return loss, [name for name in seen.names if not is_running(name)]
 
     def register(self, names: Sequence[str]) -> None:
         """Take new parameters into the optimizer; the first time builds it."""
@@ -158,6 +160,7 @@ class FitLoop:
         }
         if not new:
             return
+        refuse_ranks(self.team is not None)
         if not self.leaves:
             refuse_shared_names(self.pair, new)
         self.leaves |= new
@@ -197,7 +200,7 @@ class FitLoop:
             return True
         # Every evaluation of this step has the same noise and batch, so that the line search sees one
         # function; afterwards the generator stands where one evaluation leaves it.
-        after, kept = torch.get_rng_state(), self._kept()
+        after, kept, running = torch.get_rng_state(), self._kept(), running_values()
         saved = [leaf.detach().clone() for leaf in self.leaves.values()]
         history = copy.deepcopy(self.optimizer.state_dict())
         ready = [loss]
@@ -211,6 +214,7 @@ class FitLoop:
         self.optimizer.step(closure)
         torch.set_rng_state(after)
         self.modules.put(self.modules.buffers(), kept)
+        put_running(running)
         if all_finite(0.0, self.leaves.values()):
             return True
         with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.compile.inputs import Modules
+from evidentia.inference.training.running import put_running
 
 __all__ = ["Fit", "State", "buffers"]
 
@@ -25,7 +26,7 @@ def buffers(model: Callable[..., Any], guide: Callable[..., Any]) -> dict[str, T
         none; bookkeeping.
 
     Example:
-        BatchNorm1d(2), lambda: None))
+        >>> sorted(buffers(torch.nn.BatchNorm1d(2), lambda: None))
         ['model/num_batches_tracked', 'model/running_mean', 'model/running_var']
     """
     return Modules(model, guide).buffers()
@@ -40,9 +41,8 @@ class Fit:
         pair: the (model, guide) that was trained.
         losses: (steps,) float64, the loss of every step in nats; a skipped step keeps its non-finite loss.
         params: constrained parameter values by name, detached copies.
-        state: flat dict of tensors and JSON-able scalars (`param/<name>`, `opt/...`, `rng/torch`, `losses`,
-            `step`,
-            ...). `fit(..., state=fit.state)` continues bitwise.
+        state: flat dict of tensors and JSON-able scalars (`param/<name>`, `buffer/<name>`, `running/<name>`,
+            `opt/...`, `rng/torch`, `losses`, `step`, ...). `fit(..., state=fit.state)` continues bitwise.
         stopped: "converged" (the stopping rule), "patience" (no better held-out loss; the parameters are the
             best ones), "max_steps", "max_seconds", "callback", or the reason a callback gave.
         skipped: number of updates that were skipped because the numbers failed.
@@ -135,6 +135,9 @@ class Fit:
                         value.copy_(self.state[f"buffer/{name}"])
             entries: Any = {"params": dict(self.leaves), "constraints": dict(self.constraints)}
             with store.scope(entries):
+                put_running(
+                    {k.removeprefix("running/"): v for k, v in self.state.items() if k.startswith("running/")}
+                )
                 yield self
         finally:
             with torch.no_grad():
