@@ -62,12 +62,12 @@ def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict
     finally:
         torch.random.set_rng_state(state)
     return {
-        name: observed_of(site["value"])
+        name: observed_of(torch.as_tensor(site["value"]))
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
         and site["is_observed"]
         and type(site["fn"]).__name__ not in ("Unit", "_Subsample")
-        and not site["infer"].get("is_auxiliary", False)
+        and not (site["infer"] or {}).get("is_auxiliary", False)
     }
 
 
