@@ -74,7 +74,7 @@ def evaluate_point(position: Tensor, density: Any, beta: Tensor | float = 1.0) -
 
 
 def metropolis(energy_error: Tensor, generator: torch.Generator | None = None) -> Decision:
-    r"""Accept with probability \(\min(1, e^{-\Delta})\); an error that is not a number is never accepted.
+    r"""Accept with probability \(\min(1, e^{-\Delta})\); an error that is not finite is never accepted.
 
     Args:
         energy_error: (C,) \(\Delta\), float64 nats: minus the log of the full acceptance ratio.
@@ -85,12 +85,13 @@ def metropolis(energy_error: Tensor, generator: torch.Generator | None = None) -
         computing machines. Hastings, 1970, Monte Carlo sampling methods using Markov chains.
 
     Example:
-        >>> metropolis(torch.tensor([-1.0, float("nan"), float("inf")])).accepted
-        tensor([ True, False, False])
+        >>> metropolis(torch.tensor([-1.0, float("nan"), float("inf"), -float("inf")])).accepted
+        tensor([ True, False, False, False])
     """
-    rate = (-energy_error).clamp(max=0.0).exp().nan_to_num(nan=0.0)
+    finite = energy_error.isfinite()
+    rate = torch.where(finite, torch.exp(-energy_error.clamp(min=0.0)), 0.0)
     uniform = torch.rand(rate.shape, generator=generator, dtype=rate.dtype, device=rate.device)
-    return Decision(uniform < rate, rate, ~(energy_error <= DIVERGENCE))
+    return Decision(uniform < rate, rate, ~(finite & (energy_error <= DIVERGENCE)))
 
 
 def choose(accepted: Tensor, new: Tree, old: Tree) -> Tree:
