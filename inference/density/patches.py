@@ -1,0 +1,113 @@
+"""What is changed in torch and Pyro while a model is traced, and put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import pyro.distributions.hmm as hmm
+import pyro.ops.einsum.torch_log as torch_log
+import pyro.ops.special as special
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+__all__ = ["default_dtype", "safe_log", "traceable", "unvalidated"]
+
+
+def safe_log(x: Tensor) -> Tensor:
+    r"""\(\log x\) whose gradient is bounded by one over the rounding error, also at zero.
+
+    The same values and gradients as `pyro.ops.special.safe_log`, in operations that can be batched (Pyro's is
+    an old-style `autograd.Function`).
+
+    Args:
+        x: any shape, not negative.
+
+    References:
+        none; it restates Pyro's function.
+
+    Example:
+        >>> x = torch.zeros(1, requires_grad=True)
+        >>> safe_log(x).sum().backward()
+        >>> float(x.grad) == 1 / torch.finfo(x.dtype).eps
+        True
+    """
+    # A quotient that is differentiable in its numerator only carries the bounded gradient.
+    slope = x / x.detach().clamp(min=torch.finfo(x.dtype).eps)
+    return x.detach().log() + (slope - slope.detach())
+
+
+def _accept(self: Distribution, value: Tensor) -> None:
+    """In place of `Distribution._validate_sample`, whose `if` on values cannot be traced."""
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Constants that a model makes have this type.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> with default_dtype(torch.float64):
+        ...     torch.tensor(1.0).dtype
+        torch.float64
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """No validation, not even by distributions that were built earlier with validation on.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> early = pyro.distributions.Bernoulli(torch.tensor(0.5), validate_args=True)
+        >>> with unvalidated():
+        ...     early.log_prob(torch.tensor(1.0)).item() < 0
+        True
+    """
+    original = Distribution._validate_sample
+    with pyro.validation_enabled(False):
+        Distribution._validate_sample = _accept  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Distribution._validate_sample = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Everything a trace of a batched model needs: no validation, and a `safe_log` that can be batched.
+
+    The originals are back on exit and on error.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> original = special.safe_log
+        >>> with traceable():
+        ...     inside = special.safe_log is safe_log
+        >>> inside, special.safe_log is original
+        (True, True)
+    """
+    places = (special, torch_log, hmm)
+    originals = [module.safe_log for module in places]
+    with unvalidated():
+        try:
+            for module in places:
+                module.safe_log = safe_log
+            yield
+        finally:
+            for module, original in zip(places, originals, strict=True):
+                module.safe_log = original
