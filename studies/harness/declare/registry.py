@@ -165,12 +165,12 @@ datasets = Registry(
 models = Registry(
     "model",
     {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"}
-    | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard")},
+    | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard", "discrete_vae")},
 )
 guides = Registry("guide")
 inferences = Registry(
     "inference",
-    {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts", "latent", "signal")}
+    {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts", "latent", "signal", "gradient_noise")}
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
     | {"linear_baseline": f"{_HERE}.handlers.baselines:linear_baseline"},
 )

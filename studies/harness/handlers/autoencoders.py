@@ -1,4 +1,4 @@
-"""The models `vae` and `vae_ard`: autoencoders whose head follows the levels of the data's pixels."""
+"""The models `vae`, `vae_ard`, `discrete_vae`: autoencoders whose head follows the levels of the pixels."""
 
 from __future__ import annotations
 
@@ -65,6 +65,19 @@ def vae_ard(
     return vae_ard_pair(
         latent, len(data.names), tuple(hidden), head, family=family, prior_parameters=(first, second)
     )
+
+
+def discrete_vae(data: Dataset, latent: int = 16, hidden: Sequence[int] = (100,)) -> Pair:
+    """An autoencoder with binary latents and its encoder.
+
+    Args:
+        data: images, one row each; ``info["levels"]`` is the number of levels of a pixel.
+        latent: number of latents; up to 20 can be summed over.
+        hidden: widths of the encoder's hidden layers.
+    """
+    from evidentia.models.latent.discrete_vae import discrete_vae_pair
+
+    return discrete_vae_pair(latent, len(data.names), tuple(hidden), _head(data))
 
 
 def _head(data: Dataset) -> Any:

@@ -35,6 +35,12 @@ class LatentParams(TrainingParams):
     learning_rate: float = Field(default=1e-3, gt=0)
     compile: Literal["aten", "inductor"] | None = Field(default="aten", description="replay a captured step")
     watch_every: int = Field(default=200, ge=1, description="steps between two validation bounds")
+    watch_repeats: int = Field(
+        default=1, ge=1, description="copies of each validation row, to average over that many draws"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="validation bounds without a new best after which to stop at the best"
+    )
     evidence_particles: int = Field(default=1000, ge=2, description="importance draws per held-out row")
     chunk_size: int = Field(default=100, ge=1, description="importance draws at a time")
     gap_steps: int = Field(
@@ -80,8 +86,9 @@ def latent(problem: Problem, params: Mapping[str, Any], context: Context) -> Out
         options,
         context,
         (rows,),
-        held_out=None if watched is None else (watched,),
+        held_out=None if watched is None else (watched.repeat(options.watch_repeats, 1),),
         evaluate_every=options.watch_every,
+        patience=options.patience,
         **({} if options.batch_size is None else {"size": len(rows)}),
     )
     scored = _plugged_in(result, held_out)

@@ -27,7 +27,7 @@ def samples(result: Fit, count: int = 40, seed: int = 0) -> pd.DataFrame:
 
 
 def traversals(result: Fit, latents: Sequence[int]) -> pd.DataFrame:
-    """Mean images with one latent moved from -3 to 3 and the others at zero.
+    """Mean images with one latent moved from -3 to 3, or from 0 to 1 where it is a bit; the others at zero.
 
     Columns ``latent`` and ``step``, then one for each pixel.
     """
@@ -37,13 +37,14 @@ def traversals(result: Fit, latents: Sequence[int]) -> pd.DataFrame:
 
     with result.scope(), torch.no_grad():
         model = result.pair[0]
-        like: Any = poutine.trace(model).get_trace(size=1).nodes["z"]["value"]
-        places = torch.zeros(len(latents), len(STEPS), like.shape[-1], dtype=like.dtype)
+        site: Any = poutine.trace(model).get_trace(size=1).nodes["z"]
+        like, steps = site["value"], (0.0, 1.0) if site["fn"].support.is_discrete else STEPS
+        places = torch.zeros(len(latents), len(steps), like.shape[-1], dtype=like.dtype)
         for row, latent in enumerate(latents):
-            places[row, :, latent] = torch.tensor(STEPS, dtype=like.dtype)
+            places[row, :, latent] = torch.tensor(steps, dtype=like.dtype)
         flat = places.flatten(0, 1)
         pixels = _observed(poutine.condition(model, {"z": flat}), len(flat)).mean
-    index = pd.DataFrame([(latent, step) for latent in latents for step in STEPS], columns=["latent", "step"])
+    index = pd.DataFrame([(latent, step) for latent in latents for step in steps], columns=["latent", "step"])
     return pd.concat([index, pd.DataFrame(pixels.numpy(), columns=_pixels(pixels.shape[-1]))], axis=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -24,6 +24,22 @@ class ToleranceParams(Frozen):
     window: int = Field(default=100, ge=2)
 
 
+Estimator: TypeAlias = Literal[
+    "reinforce",
+    "nvil",
+    "rloo",
+    "arm",
+    "disarm",
+    "rebar",
+    "relax",
+    "local",
+    "st",
+    "st_gumbel",
+    "rao_blackwell_st",
+]
+"""The names of `evidentia.inference.DiscreteELBO`, which cannot be imported before it is needed."""
+
+
 class TrainingParams(Frozen):
     """Objective, optimizer and stopping of one training."""
 
@@ -41,7 +57,13 @@ class TrainingParams(Frozen):
         "ciwae",
         "cubo",
         "jackknife",
+        "discrete",
     ] = "elbo"
+    estimator: Estimator | None = Field(
+        default=None, description="estimator of objective discrete; num_particles counts its draws or pairs"
+    )
+    temperature: float = Field(default=0.5, gt=0, description="of the relaxations of objective discrete")
+    num_redraws: int = Field(default=20, ge=1, description="of estimator rao_blackwell_st")
     gradient: Literal["total", "stl", "dreg", "vimco", "loo"] | None = Field(
         default=None, description="estimator of the gradient; without one, Pyro's Trace_ELBO serves the ELBO"
     )
@@ -86,9 +108,16 @@ def objective_of(options: TrainingParams) -> Any:
         return getattr(pyro.infer, pyros)(
             num_particles=options.num_particles, vectorize_particles=options.vectorize_particles
         )
+    if (options.objective == "discrete") != (options.estimator is not None):
+        raise StudyError(
+            f"inference.estimator: objective {options.objective!r} was given estimator "
+            f"{options.estimator!r}; objective 'discrete' needs one, others take none"
+        )
     from evidentia.inference.objectives.particle import ParticleELBO
 
     try:
+        if options.estimator is not None:
+            return discrete_objective(options, options.estimator)
         return ParticleELBO(
             options.objective,  # type: ignore[arg-type]
             options.gradient or "total",
@@ -99,6 +128,18 @@ def objective_of(options: TrainingParams) -> Any:
         )
     except ValueError as error:
         raise StudyError(f"inference.{error}") from error
+
+
+def discrete_objective(options: TrainingParams, estimator: Estimator) -> Any:
+    """The `DiscreteELBO` of an estimator with the draws, temperature and redraws of the parameters."""
+    from evidentia.inference.objectives.discrete import DiscreteELBO
+
+    return DiscreteELBO(
+        estimator,
+        num_particles=options.num_particles,
+        temperature=options.temperature,
+        num_redraws=options.num_redraws,
+    )
 
 
 def optimizer_of(name: str) -> Any:

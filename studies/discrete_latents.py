@@ -1,0 +1,334 @@
+"""Which gradient estimator trains discrete latents best?
+
+An autoencoder of black-and-white digits has 16 binary latents, so 65,536 states: few enough to sum over.
+Evidence, bound and gradient are therefore exact, and only the training draws at random. Its encoder
+q(z | x) = Π_j Bernoulli(σ(θ_j(x))) is trained by eleven estimators of the bound's gradient in θ, with the
+same steps and two draws of z for each image (an antithetic pair counts as two). A held-out image loses
+
+    -log p(x)  =  -E_q [log p(x, z) - log q(z | x)]  -  KL(q(z | x) ‖ p(z | x))      nats.
+
+At the parameters of one training all estimators are compared on the same images: their mean squared distance
+from the exact gradient, E_q[f(z)(z_j - p_j)], splits into bias² and variance. Score-function estimators have
+no bias. Two variances are ordered by the theorem of Rao and Blackwell: DisARM averages ARM given the pair,
+and the Rao-Blackwellised straight-through Gumbel estimator averages the plain one given the hard draw.
+
+References:
+    Williams, 1992. Simple statistical gradient-following algorithms for connectionist reinforcement learning.
+    Mnih and Gregor, 2014. Neural variational inference and learning in belief networks.
+    Titsias and Lázaro-Gredilla, 2015. Local expectation gradients for black box variational inference.
+    Jang, Gu and Poole, 2017. Categorical reparameterization with Gumbel-softmax.
+    Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein, 2017. REBAR: low-variance, unbiased gradient estimates
+    for discrete latent variable models.
+    Grathwohl, Choi, Wu, Roeder and Duvenaud, 2018. Backpropagation through the void.
+    Kool, van Hoof and Welling, 2019. Buy 4 REINFORCE samples, get a baseline for free!
+    Yin and Zhou, 2019. ARM: augment-REINFORCE-merge gradient for stochastic binary networks.
+    Dong, Mnih and Tucker, 2020. DisARM: an antithetic gradient estimator for binary latent variables.
+    Paulus, Maddison and Krause, 2021. Rao-Blackwellizing the straight-through Gumbel-softmax gradient
+    estimator.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from evidentia.studies.harness import Claim, Ref, Study, StudyConfig, register_study, run_as_main
+from evidentia.studies.harness.declare.registry import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from evidentia.studies.harness.declare.result import Result
+    from evidentia.studies.harness.engine.outcome import Outcome, Problem
+
+LABELS = {
+    "reinforce": "REINFORCE",
+    "nvil": "NVIL (learned baseline)",
+    "rloo": "leave-one-out",
+    "arm": "ARM",
+    "disarm": "DisARM",
+    "rebar": "REBAR",
+    "relax": "RELAX",
+    "local": "local expectation",
+    "st": "straight-through",
+    "st_gumbel": "straight-through Gumbel",
+    "rao_blackwell_st": "the same, Rao-Blackwellised",
+}
+BIASED = ("st", "st_gumbel", "rao_blackwell_st")
+UNBIASED = tuple(name for name in LABELS if name not in BIASED)
+PAIRED = ("arm", "disarm")
+SEEDS = 3
+TRAIN_ROWS = 1347  # the loss on held-out rows is scaled to the size of the training set
+INDEPENDENT_PIXELS = 25.30
+"""Test nats of independent Bernoulli pixels, the floor of every table."""
+
+
+class Config(StudyConfig):
+    """The keys of this study."""
+
+    tags: ClassVar[tuple[str, ...]] = ("autoencoder", "discrete", "gradients", "digits")
+    minutes: ClassVar[float] = 3.0
+
+    estimators: tuple[str, ...] = Field(default=tuple(LABELS), min_length=1, description="those that train")
+    latent: int = Field(default=16, ge=1, le=20, description="binary latents; all states are summed over")
+    num_steps: int = Field(default=1500, ge=1, description="training steps of each autoencoder")
+    seeds: int = Field(default=SEEDS, ge=1, description="trainings of each estimator")
+    noise_steps: int = Field(default=500, ge=1, description="steps to the parameters of the noise")
+    noise_draws: int = Field(default=40, ge=2, description="times 50, gradients drawn of each estimator")
+    tuning_steps: int = Field(default=200, ge=0, description="steps that train baselines before the noise")
+
+    def smoke(self) -> "Config":
+        """Few latents, few steps, few draws, one seed."""
+        return self.replace(
+            estimators=("disarm", "st"),
+            latent=4,
+            num_steps=2,
+            seeds=1,
+            noise_steps=2,
+            noise_draws=2,
+            tuning_steps=1,
+        )
+
+
+@metrics.register("enumerated_bound")
+def enumerated_bound(outcome: "Outcome", problem: "Problem") -> dict[str, float]:
+    """The evidence, the bound and their distance on held-out rows by a sum over all states; else empty.
+
+    Columns, nats per row: ``exact_nats`` (minus the log evidence) with ``exact_nats_se`` (spread over the
+    rows), ``bound_nats`` (minus the ELBO) with ``bound_nats_se``, and ``divergence`` (KL of q from the
+    posterior).
+    """
+    import torch
+
+    from evidentia.models.latent.discrete_vae import DiscreteVAE, bit_states
+
+    fit = outcome.extra.get("fit")
+    if fit is None or not isinstance(fit.pair[0], DiscreteVAE):
+        return {}
+    model, guide = fit.pair
+    with fit.scope(), torch.no_grad():
+        rows = problem.data.test_x.to(model.prior_logits.dtype)
+        states = bit_states(model.latent)
+        found = []
+        for part in rows.split(100):
+            joint, logits = model.log_joint(part), guide.logits(part)
+            log_q = states @ logits.T - torch.nn.functional.softplus(logits).sum(-1)
+            found.append(torch.stack([joint.logsumexp(0), (log_q.exp() * (joint - log_q)).sum(0)]))
+    evidence, bound = -torch.cat(found, 1).double()
+    root = len(rows) ** 0.5
+    return {
+        "exact_nats": float(evidence.mean()),
+        "exact_nats_se": float(evidence.std()) / root,
+        "bound_nats": float(bound.mean()),
+        "bound_nats_se": float(bound.std()) / root,
+        "divergence": float((bound - evidence).mean()),
+    }
+
+
+@register_study
+def study(config: Config) -> Study:
+    """Eleven estimators by three seeds, and the noise of all of them at the parameters of one training."""
+    recorded = "aten" if config.num_steps >= 50 else None  # recording costs more than a few steps
+    training = {
+        "objective": "discrete",
+        "compile": recorded,
+        "num_steps": config.num_steps,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "warm_down": 0.25,
+        "num_redraws": 5,
+        "watch_every": max(1, config.num_steps // 10),
+        "watch_repeats": 8,
+        "evidence_particles": 100,
+        "saved_rows": 20,
+    }
+    noise = {
+        "objective": "discrete",
+        "estimator": "disarm",
+        "num_steps": config.noise_steps,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "compile": recorded,
+        "num_redraws": 5,
+        "estimators": tuple(LABELS),
+        "repeats": config.noise_draws,
+        "tuning_steps": config.tuning_steps,
+    }
+    halves = {name: 1 if name in PAIRED else 2 for name in config.estimators}
+    return Study(
+        name="discrete-latents",
+        description=__doc__.partition("\n")[0],
+        tags=Config.tags,
+        data=Ref("digits"),
+        model=Ref("discrete_vae", {"latent": config.latent}),
+        inference=Ref("latent", training),
+        metrics=("enumerated_bound",),
+        seed=config.seed,
+        seeds=config.seeds,
+        grid=(
+            *(
+                {"inference.estimator": (name,), "inference.num_particles": (count,)}
+                for name, count in halves.items()
+            ),
+            {"inference": (Ref("gradient_noise", noise),)},
+        ),
+        expect=claims(config),
+    )
+
+
+def claims(config: Config) -> tuple[Claim, ...]:
+    """What the study asserts at full size."""
+    return ()
+
+
+def run(config: Config) -> "pd.DataFrame":
+    """The result table, computed in this process without files."""
+    return study(config).run().table
+
+
+def trained(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of the autoencoders, one for each estimator and seed."""
+    rows: Any = table.dropna(subset=["bound_nats"])
+    return rows
+
+
+def noise(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Bias and variance of each estimator, averaged over the seeds, in the order of `LABELS`."""
+    rows: Any = table.dropna(subset=["largest_z"])
+    columns = ["bias_squared", "variance", "relative_bias", "snr", "evaluations"]
+    means: Any = rows.groupby("estimator", sort=False)[columns].mean()
+    means["largest_z"] = rows.groupby("estimator")["largest_z"].max()
+    return means
+
+
+def conclude(result: "Result") -> list[str]:
+    """The answer in words: the scores of the trained models, then noise and bias of their gradients."""
+    rows = trained(result.table)
+    sentences = []
+    for name, part in sorted(rows.groupby("estimator"), key=lambda each: each[1]["bound_nats"].mean()):
+        sentences.append(
+            f"{LABELS[str(name)]}: bound {part['bound_nats'].mean():.2f} nats per held-out image (seeds "
+            f"{part['bound_nats'].min():.2f} to {part['bound_nats'].max():.2f}; ± "
+            f"{part['bound_nats_se'].mean():.2f} for the choice of images), evidence "
+            f"{part['exact_nats'].mean():.2f}."
+        )
+    for name, row in noise(result.table).iterrows():
+        bias = (
+            f"bias of {100 * row['relative_bias']:.0f} % of the gradient"
+            if name in BIASED
+            else f"no bias seen (largest |z| {row['largest_z']:.1f})"
+        )
+        sentences.append(
+            f"{LABELS[str(name)]}: variance {row['variance']:.3g} nats² for {row['evaluations']:.0f} decoder "
+            f"runs, {bias}."
+        )
+    return sentences
+
+
+def diagnose(result: "Result") -> "dict[str, Figure]":
+    """The held-out bound while training, the final scores, and the noise of the gradients."""
+    import pandas as pd
+
+    watched = []
+    for point in result.points:
+        if point.inference.key == "latent":
+            table = result.read(point, "watched").assign(estimator=point.inference.params["estimator"])
+            watched.append(table)
+    return {
+        "training": plot_training(pd.concat(watched, ignore_index=True)),
+        "scores": plot(result.table),
+        "noise": plot_noise(noise(result.table)),
+    }
+
+
+def plot(result: "pd.DataFrame") -> "Figure":
+    """Held-out bound and evidence of every seed, one line for each estimator, the best on top."""
+    from evidentia.studies.harness.figures.base import COLOURS, FAINT, new_figure, style
+
+    rows = trained(result)
+    order = rows.groupby("estimator")["bound_nats"].mean().sort_values(ascending=False)
+    with style():
+        figure = new_figure(
+            6.6,
+            3.6,
+            "Nats per held-out image, exact by a sum over all states; smaller is better. One mark for each "
+            "seed. The distance between the two is the divergence of the encoder from the posterior.",
+        )
+        axes = figure.add_subplot()
+        for place, name in enumerate(order.index):
+            part = rows[rows["estimator"] == name]
+            axes.axhline(place, color=FAINT, linewidth=0.6, zorder=0)
+            marks: Any = {"linestyle": "none", "alpha": 0.8}
+            first = place == 0
+            axes.plot(
+                part["bound_nats"], [place] * len(part), "o", color=COLOURS[0], **marks,
+                label="bound" if first else None,
+            )  # fmt: skip
+            axes.plot(
+                part["exact_nats"], [place] * len(part), "D", color=COLOURS[1], mfc="none", **marks,
+                label="log evidence (minus)" if first else None,
+            )  # fmt: skip
+        axes.set_yticks(range(len(order)), [LABELS[str(name)] for name in order.index])
+        axes.set_xlabel("nats per image")
+        axes.set_title("What each estimator trains")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_training(watched: "pd.DataFrame") -> "Figure":
+    """The bound on validation images against the step, mean over the seeds."""
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
+
+    with style():
+        figure = new_figure(
+            6.8,
+            4.0,
+            "Minus the ELBO on 150 validation images (eight copies, fresh draws) during the training, mean "
+            "over the seeds. Dashed: the estimators after the sixth in the legend.",
+        )
+        axes = figure.add_subplot()
+        for index, (name, label) in enumerate(LABELS.items()):
+            part = watched[watched["estimator"] == name].groupby("step")["loss"].mean()
+            if len(part):
+                axes.plot(
+                    part.index, part / TRAIN_ROWS, "-" if index < 6 else "--",
+                    color=COLOURS[index % 6], label=label,
+                )  # fmt: skip
+        axes.set_xlabel("step")
+        axes.set_ylabel("nats per image")
+        axes.set_title("Held-out bound while training")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def plot_noise(table: "pd.DataFrame") -> "Figure":
+    """Variance and squared bias of each estimator at the same parameters, logarithmic."""
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
+
+    rows = table.iloc[::-1]
+    with style():
+        figure = new_figure(
+            6.6,
+            4.0,
+            "Expected squared distance of one estimate from the exact gradient in the encoder's logits of an "
+            "image, in nats², split into variance and squared bias (logarithmic, side by side). The "
+            "estimators without a lower bar are unbiased. In brackets: decoder runs for each image.",
+        )
+        axes = figure.add_subplot()
+        for place, (name, row) in enumerate(rows.iterrows()):
+            axes.barh(place + 0.19, row["variance"], 0.36, color=COLOURS[0])
+            if name in BIASED:
+                axes.barh(place - 0.19, row["bias_squared"], 0.36, color=COLOURS[1])
+        axes.barh([], [], color=COLOURS[0], label="variance")
+        axes.barh([], [], color=COLOURS[1], label="bias²")
+        labels = [f"{LABELS[str(name)]} ({row['evaluations']:.0f})" for name, row in rows.iterrows()]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.set_xscale("log")
+        axes.set_xlabel("nats² per image, summed over the latents")
+        axes.set_title("Noise of the encoder's gradient")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+if __name__ == "__main__":
+    run_as_main(__name__)
