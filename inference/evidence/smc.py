@@ -13,7 +13,7 @@ from evidentia.inference.evidence.log_evidence import LogEvidence
 from evidentia.inference.evidence.moves import Density, Path, PriorDraws, draws_of
 from evidentia.inference.evidence.sweep import Sweep, sweep
 
-__all__ = ["SMCResult", "tempered_smc"]
+__all__ = ["SMCResult", "pilot_path", "tempered_smc"]
 
 
 class SMCResult(NamedTuple):
@@ -129,6 +129,44 @@ def tempered_smc(
         run.path.step_size[-1],
         run.path,
     )
+
+
+def pilot_path(
+    density: Density,
+    betas: Tensor,
+    *,
+    prior_draws: PriorDraws | None = None,
+    num_particles: int = 512,
+    generator: torch.Generator | None = None,
+) -> Path:
+    """Metric and step size at each temperature, tuned in a sequential Monte Carlo run of its own.
+
+    An annealed run must not adapt: its weights are unbiased only for kernels that were chosen beforehand.
+
+    Args:
+        density: `LogDensity`, or a tempered density with `prior_draws`.
+        betas: inverse temperatures of the annealed run, from 0 to 1.
+        prior_draws: (num, generator) -> (num, D); the density's own when None.
+        num_particles: of the pilot.
+        generator: random numbers; torch's global generator when None.
+
+    Raises:
+        ValueError: as `tempered_smc`, or a bad ladder.
+
+    References:
+        Neal, 2001, Annealed importance sampling.
+
+    Example:
+        >>> from evidentia.inference.density.evaluation import tempered_of
+        >>> normal = lambda x: -0.5 * x.square().sum(-1)
+        >>> draws = lambda num, generator: torch.randn(num, 2, generator=generator)
+        >>> betas = torch.linspace(0.0, 1.0, 10)
+        >>> pilot_path(tempered_of(normal, normal), betas, prior_draws=draws).covariance.shape
+        torch.Size([10, 2, 2])
+    """
+    ladder = check_ladder(betas)
+    run = tempered_smc(density, num_particles, num_copies=1, prior_draws=prior_draws, generator=generator)
+    return run.path.at(ladder)
 
 
 def _evidence(run: Sweep, doubled: Sweep | None, size: tuple[int, int]) -> LogEvidence:
