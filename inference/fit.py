@@ -21,7 +21,7 @@ from evidentia.inference.training.fitted import State
 from evidentia.inference.training.optimiser import adam
 from evidentia.inference.training.parallel import team_of
 from evidentia.inference.training.patience import put_back, update_best
-from evidentia.inference.training.restarts import fit_restarts
+from evidentia.inference.training.restarts import RestartRules, fit_restarts
 from evidentia.inference.training.settings import (
     check_settings,
     chosen_objective,
@@ -105,10 +105,12 @@ def fit(
             still found at its step.
         restarts: number of independent fits in one recorded step (see
             `evidentia.inference.training.starts.Restarts` for where they begin). They share the batches,
-            not the noise. The result is the best of them; `Fit.restart(r)` gives any other. One that fails
-            is frozen at that step (with nan="skip": its update is skipped). The optimizer must work entry
-            by entry; its step count is shared. Not with state, checkpoint_every, tolerance, patience or
-            nan="backoff".
+            not the noise. The result is the best of them; `Fit.restart(r)` gives any other. Each converges
+            or loses patience on its own and is then held; the run ends when all are. `nan` acts on each:
+            "stop" freezes it at the failing step; "backoff" halves its own rate, for which updates must be
+            proportional to the rate (Adam, SGD). States are those of all restarts (`Fit.restarts_state`).
+            The optimizer must work entry by entry (no LBFGS: its line search is one for all); its step count
+            is shared.
         anneal: schedule by keyword: each step passes `keyword=tensor(schedule(step))` to both programs.
         kl_weight: schedule of a factor \(\beta > 0\) on the log densities of both programs' latent sites.
             Held-out losses are at weight 1; the stopping rule waits while the weight moves. Below 1 the loss
@@ -163,7 +165,7 @@ def fit(
         },
     )
     rule, annealing = stopping_rule(tolerance), Annealing(anneal, kl_weight)
-    together = chosen_restarts(restarts, nan, state, checkpoint_every, tolerance, patience)
+    together = chosen_restarts(restarts, state)
     recorded = compile if together is None else (compile or "aten")
     team = team_of(data_parallel, seed, state, together is not None, steps_per_call)
     seed = seed if team is None or seed is None else seed + team.ranks.rank
@@ -174,10 +176,11 @@ def fit(
     started = time.monotonic()
     with own_generator(seed, state), quiet_nan(), pyro.get_param_store().scope():
         if together is not None:
-            result = fit_restarts(
-                run, together, compile or "aten", num_steps=num_steps, skip=nan == "skip",
-                callbacks=callbacks, evaluation_args=evaluation_args, max_seconds=max_seconds,
+            rules = RestartRules(
+                num_steps, nan, max_failures, rule, max_seconds, evaluation_args, evaluate_every, patience,
+                checkpoint_every,
             )  # fmt: skip
+            result = fit_restarts(run, together, compile or "aten", rules, callbacks, state)
             annealing.warn(run.step)
             notify(callbacks, "on_end", result)
             return result

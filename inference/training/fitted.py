@@ -44,12 +44,16 @@ class Fit:
         state: flat dict of tensors and JSON-able scalars (`param/<name>`, `buffer/<name>`, `running/<name>`,
             `opt/...`, `rng/torch`, `losses`, `step`, ...). `fit(..., state=fit.state)` continues bitwise.
         stopped: "converged" (the stopping rule), "patience" (no better held-out loss; the parameters are the
-            best ones), "max_steps", "max_seconds", "callback", or the reason a callback gave.
+            best ones), "frozen" (a restart whose numbers failed), "max_steps", "max_seconds", "callback", or
+            the reason a callback gave.
         skipped: number of updates that were skipped because the numbers failed.
         evaluations: (k, 2) float64, held-out losses as rows (step, nats).
         kl_weight: weight of the latent sites at the last step, or None without a schedule.
         best_step: step of the lowest held-out loss when `patience` watched it, or None.
         restart_losses: (R, steps) float64, the losses of every restart in nats, or None for a single fit.
+            NaN after a restart has stopped.
+        restarts_state: flat state of all restarts; `fit(..., restarts=R, state=fit.restarts_state)` continues
+            them bitwise.
         frozen: step at which a restart stopped being finite and was left behind, by restart.
         best_restart: which restart has the lowest mean loss over the last steps (up to 100, at most a
             quarter of the run), or the lowest held-out loss.
@@ -72,6 +76,7 @@ class Fit:
     restart_losses: Tensor | None = None
     frozen: Mapping[int, int] = field(default_factory=dict)
     best_restart: int | None = None
+    restarts_state: State | None = field(default=None, repr=False)
     pick: Callable[[int], Fit] | None = field(default=None, repr=False)
 
     def restart(self, number: int) -> Fit:

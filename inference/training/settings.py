@@ -72,39 +72,24 @@ def chosen_objective(objective: Any, compile: str | None) -> Any:
     return compile_objective(objective, compile)  # type: ignore[arg-type]
 
 
-def chosen_restarts(
-    restarts: Restarts | int,
-    nan: str,
-    state: State | None,
-    checkpoint_every: int | None,
-    tolerance: Any,
-    patience: int | None,
-) -> Restarts | None:
+def chosen_restarts(restarts: Restarts | int, state: State | None) -> Restarts | None:
     """The setting of several restarts, or None for one.
 
     Raises:
-        ValueError: a setting that several restarts cannot share.
+        ValueError: a state of another number of restarts.
 
     References:
         none; bookkeeping.
     """
     setting = restarts_setting(restarts)
-    if setting.number == 1:
-        return None
-    wrong = {
-        "state": state is not None,
-        "checkpoint_every": checkpoint_every is not None,
-        "tolerance": tolerance is not None,
-        "patience": patience is not None,
-        "nan='backoff'": nan == "backoff",
-    }
-    if any(wrong.values()):
-        names = ", ".join(name for name, given in wrong.items() if given)
+    saved = setting.number if state is None else int(state.get("restarts", 1))
+    if saved != setting.number:
         raise ValueError(
-            f"restarts={setting.number}: not together with {names}. Fix: leave them out, and continue the "
-            "best restart alone with fit(pair, ..., state=result.state)"
+            f"state: it is one of restarts={saved}, but restarts={setting.number} was asked for. Fix: "
+            "restarts= as in the run that wrote it; its result's restarts_state continues all the restarts, "
+            "result.restart(r).state one of them as a single fit"
         )
-    return setting
+    return None if setting.number == 1 else setting
 
 
 @contextmanager

@@ -248,8 +248,8 @@ def test_starts_are_fresh_weights_and_jitter() -> None:
     [
         ({"restarts": 0}, "restarts"),
         ({"restarts": Restarts(2, jitter=-1.0)}, "jitter"),
-        ({"restarts": 2, "tolerance": 1e-3, "checkpoint_every": 1}, "checkpoint_every, tolerance"),
-        ({"restarts": 2, "nan": "backoff"}, "backoff"),
+        ({"restarts": 2, "state": {"step": 0}}, "restarts=1, but restarts=2"),
+        ({"state": {"restarts": 3}}, "restarts=3, but restarts=1"),
         ({"restarts": 2, "num_steps": 0}, "at least 1"),
         ({"restarts": Restarts(2, initial=lambda r, v: {})}, "restarts.initial"),
         ({"restarts": 2, "optimizer": lambda p, lr: torch.optim.LBFGS(p, lr=lr)}, "LBFGS couples"),
