@@ -96,6 +96,11 @@ def objective_of(options: TrainingParams) -> Any:
     """
     import pyro.infer
 
+    if (options.objective == "discrete") != (options.estimator is not None):
+        raise StudyError(
+            f"inference.estimator: objective {options.objective!r} was given estimator "
+            f"{options.estimator!r}; objective 'discrete' needs one, others take none"
+        )
     pyros = _PYRO.get(options.objective)
     if options.objective == "elbo" and options.gradient is None and options.compile is None:
         pyros = "Trace_ELBO"  # the scores of its discrete sites see fewer costs, but it cannot be recorded
@@ -107,11 +112,6 @@ def objective_of(options: TrainingParams) -> Any:
             )
         return getattr(pyro.infer, pyros)(
             num_particles=options.num_particles, vectorize_particles=options.vectorize_particles
-        )
-    if (options.objective == "discrete") != (options.estimator is not None):
-        raise StudyError(
-            f"inference.estimator: objective {options.objective!r} was given estimator "
-            f"{options.estimator!r}; objective 'discrete' needs one, others take none"
         )
     from evidentia.inference.objectives.particle import ParticleELBO
 
