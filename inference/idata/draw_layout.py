@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["Layout", "ModelSites", "Site", "inspect_model", "lay_out"]
 
-Layout = Literal["plates", "compact", "loop"]
+Layout = Literal["plates", "compact", "mapped", "loop"]
 
 
 class Site(NamedTuple):

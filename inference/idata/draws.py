@@ -8,6 +8,8 @@ from typing import Any, final
 
 from torch import Tensor
 
+from evidentia.inference.evidence.log_evidence import LogEvidence
+
 __all__ = ["Draws"]
 
 
@@ -29,6 +31,7 @@ class Draws:
         unconstrained: (chain, draw, D), the same draws on the unconstrained space, where they are kept.
         warmup: name -> (warm-up step,), the path of the adaptation.
         adjusted: False when the sampler makes no Metropolis correction, so that the draws are biased.
+        log_evidence: a rough estimate that came with the start of the chains, or None.
 
     References:
         none; bookkeeping.
@@ -48,6 +51,7 @@ class Draws:
     unconstrained: Tensor | None = None
     warmup: Mapping[str, Tensor] = field(default_factory=dict)
     adjusted: bool = True
+    log_evidence: LogEvidence | None = None
 
     @property
     def num_chains(self) -> int:

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from evidentia.inference.idata.draw_layout import Layout, ModelSites, inspect_model, lay_out, plate_of_draws
+from evidentia.inference.idata.mapped import mapped
 
 __all__ = ["PointwiseLogLikelihood", "log_likelihood", "pointwise_log_likelihood"]
 
@@ -40,9 +41,10 @@ def log_likelihood(
 ) -> dict[str, Tensor]:
     r"""\(\log p(y_i \mid \theta_s)\) for every draw s and datum i.
 
-    Tried over all draws at once, in two layouts; the shape is checked against one run of the model and the
-    first and the last draw against runs of their own. A model that does not vectorise (`X @ b`) is run draw
-    by draw, which one notice reports. Latents that the draws lack are an error where they are continuous.
+    Tried over all draws at once, in two layouts and then by vmap (`X @ b`); the shape is checked against one
+    run of the model and the first and the last draw against runs of their own. A model that branches on its
+    draws is run draw by draw, which one notice reports. Latents that the draws lack are an error where they
+    are continuous.
 
     Args:
         model: a Pyro model that observes data.
@@ -126,9 +128,13 @@ def pointwise_log_likelihood(
             why = why or f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         return PointwiseLogLikelihood(values, layout)
+    try:
+        return PointwiseLogLikelihood(_mapped(used, model, names, args, kwargs, alone), "mapped")
+    except Exception as error:
+        why = f"{why}; {type(error).__name__}: {error}".splitlines()[0]
     message = (
         f"log_likelihood of '{', '.join(names)}': the model does not vectorise over draws ({why}), "
-        f"so it is run {count} times. To make it faster write `(X * b).sum(-1)` for `X @ b`."
+        f"so it is run {count} times. To make it faster avoid branches on the values of latents."
     )
     (notice or _LOG.warning)(message)
     return PointwiseLogLikelihood(_loop(used, model, names, args, kwargs), "loop")
@@ -200,9 +206,7 @@ def _vectorised(
     alone: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """All draws at once, in chunks that fit the memory; raises when a shape or a value is wrong."""
-    count = len(next(iter(draws.values())))
-    size = max(1, sum(alone[name][0].numel() for name in names))
-    chunk = max(1, _ELEMENTS // size)
+    count, chunk = len(next(iter(draws.values()))), _chunk(alone)
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for start in range(0, count, chunk):
         part = {name: value[start : start + chunk] for name, value in draws.items()}
@@ -212,12 +216,38 @@ def _vectorised(
             values = _pointwise(conditioned, names, args, kwargs)
         for name in names:
             rows[name].append(shaped(values[name], (here, *alone[name].shape[1:]), name))
-    result = {name: torch.cat(parts) for name, parts in rows.items()}
-    for name in names:
-        ends = result[name][sorted({0, count - 1})]
-        if not torch.allclose(ends, alone[name], rtol=1e-3, atol=1e-3, equal_nan=True):
+    return _same_as(alone, {name: torch.cat(parts) for name, parts in rows.items()})
+
+
+def _mapped(
+    draws: Mapping[str, Tensor],
+    model: Callable[..., Any],
+    names: Sequence[str],
+    args: Any,
+    kwargs: Any,
+    alone: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """All draws at once for a program written for one; raises when it cannot be mapped."""
+    count = len(next(iter(draws.values())))
+
+    def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return _pointwise(poutine.condition(model, data=dict(values)), names, args, kwargs)
+
+    return _same_as(alone, mapped(run, draws, count, _chunk(alone)))
+
+
+def _chunk(alone: Mapping[str, Tensor]) -> int:
+    """Draws at a time."""
+    return max(1, _ELEMENTS // max(1, sum(value[0].numel() for value in alone.values())))
+
+
+def _same_as(alone: Mapping[str, Tensor], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`values`, if their first and last draw are those of single runs."""
+    for name, single in alone.items():
+        ends = values[name][sorted({0, len(values[name]) - 1})]
+        if not torch.allclose(ends, single, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise ValueError(f"values of '{name}' differ from those of single draws")
-    return result
+    return values
 
 
 def shaped(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from evidentia.inference.idata.draw_layout import Layout, ModelSites, lay_out, plate_of_draws
 from evidentia.inference.idata.log_likelihood import shaped
+from evidentia.inference.idata.mapped import mapped
 
 __all__ = ["predictive"]
+
+_CHUNK = 1000  # draws at a time by vmap
 
 
 def predictive(
@@ -36,8 +39,8 @@ def predictive(
         draws: site -> (draw, *shape of one run) of the latents; None draws them from the prior.
         num_draws: number of draws from the prior.
         layout: a layout in which the model is known to vectorise, or "loop". Without draws of the latents
-            only "plates" can be used; anything that goes wrong in a vectorised run is done again draw by
-            draw.
+            only "plates" and "mapped" can be used; anything that goes wrong in a vectorised run is done
+            again draw by draw.
 
     Returns:
         Every site that is not among `draws` -> (draw, *shape of one run): latents, observed and
@@ -67,9 +70,15 @@ def predictive(
         raise ValueError("predictive: pass draws of the latents, or num_draws for draws from the prior")
     free = poutine.uncondition(model)
     wanted = [name for name in sites.sites if name not in given]
-    if layout != "loop" and (given or layout == "plates"):
+    if layout != "loop" and (given or layout != "compact"):
         state = torch.get_rng_state()
         try:
+            if layout == "mapped":
+                found = mapped(
+                    lambda one: _run(poutine.condition(free, data=dict(one)), wanted, args, kwargs or {}),
+                    given, count, _CHUNK,
+                )  # fmt: skip
+                return {name: shaped(found[name], (count, *sites.sites[name].shape), name) for name in wanted}
             conditioned = poutine.condition(free, data=lay_out(given, sites, layout))
             with plate_of_draws(sites, count, layout):
                 values = _run(conditioned, wanted, args, kwargs or {})

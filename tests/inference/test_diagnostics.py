@@ -19,6 +19,7 @@ from evidentia.inference.fit import fit
 from evidentia.inference.idata.draw_layout import inspect_model
 from evidentia.inference.idata.guide_draws import guide_draws
 from evidentia.inference.idata.log_likelihood import log_likelihood, shaped
+from evidentia.inference.idata.predictive import predictive
 from evidentia.inference.mcmc.nuts import nuts
 from evidentia.models.linear.priors import GPrior, NormalPrior
 from evidentia.models.regression import SubsetRegression
@@ -54,7 +55,14 @@ def matmul(x, y=None):
         return pyro.sample("obs", dist.Normal(x @ b, 0.3), obs=y)
 
 
-FORMS = {"compact": compact, "plain": plain, "matmul": matmul}
+def branching(x, y=None):
+    b = prior()
+    mean = x @ b if bool(b[0] > 0) else (x * b).sum(-1)
+    with pyro.plate("data", len(x)):
+        return pyro.sample("obs", dist.Normal(mean, 0.3), obs=y)
+
+
+FORMS = {"compact": compact, "plain": plain, "matmul": matmul, "branching": branching}
 
 
 def fitted(model, guide=AutoNormal, steps: int = 60):
@@ -91,10 +99,10 @@ def test_every_way_to_write_the_model_gives_the_same_log_likelihood(form: str, c
     found = log_likelihood(FORMS[form], {"b": draws}, X, Y, notice=notices.append)["obs"]
     assert found.dtype == torch.float64
     assert torch.allclose(found, exact(draws), rtol=1e-4, atol=1e-3)
-    assert len(notices) == (1 if form == "matmul" and count > 1 else 0) or count == 1
+    assert len(notices) == (1 if form == "branching" and count > 1 else 0) or count == 1
     for notice in notices:
         assert "'obs'" in notice
-        assert "sum(-1)" in notice
+        assert "branches" in notice
 
 
 def test_as_many_draws_and_features_as_data_cannot_fool_the_shape_check() -> None:
@@ -123,6 +131,21 @@ def test_two_draws_of_two_features_of_two_rows_are_told_apart_by_their_values() 
     assert torch.allclose(found, dist.Normal(draws @ x.T, 1.0).log_prob(y).double(), atol=1e-5)
 
 
+def test_predictive_draws_of_a_program_for_one_draw_are_its_own() -> None:
+    sites = inspect_model(matmul, (X, Y))
+    draws = {"b": torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat_interleave(4000, 0)}
+    torch.manual_seed(0)
+    found = predictive(matmul, sites, (X, Y), draws=draws, layout="mapped")["obs"]
+    assert found.shape == (8000, 20)
+    rest = found - draws["b"] @ X.T
+    assert abs(float(rest.std()) / 0.3 - 1) < 0.01  # |z| < 4: 160,000 independent numbers
+    assert abs(float((rest[0::2] * rest[1::2]).mean())) < 4.5 * 0.09 / 80_000**0.5
+    torch.manual_seed(0)
+    prior_draws = predictive(matmul, sites, (X, Y), num_draws=4000, layout="mapped")
+    assert float((prior_draws["b"].var(0) - 1).abs().max()) < 4.5 * (2 / 4000) ** 0.5
+    assert torch.allclose((prior_draws["obs"] - prior_draws["b"] @ X.T).std(), torch.tensor(0.3), rtol=0.02)
+
+
 def test_a_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="expected"):
         shaped(torch.zeros(4, 4, 3), (4, 3), "obs")
@@ -139,7 +162,7 @@ def test_models_that_vectorise_run_a_handful_of_times(form: str) -> None:
         return FORMS[form](x, y)
 
     log_likelihood(counted, {"b": torch.randn(100, 3)}, X, Y, notice=lambda text: None)
-    assert (len(calls) > 100) == (form == "matmul")
+    assert (len(calls) > 100) == (form == "branching")
     calls.clear()
     guide = AutoNormal(FORMS[form])
     guide(X, Y)
@@ -153,7 +176,7 @@ def test_models_that_vectorise_run_a_handful_of_times(form: str) -> None:
 
 
 def test_the_notice_goes_to_the_logger(caplog) -> None:
-    log_likelihood(matmul, {"b": torch.randn(5, 3)}, X, Y)
+    log_likelihood(branching, {"b": torch.randn(5, 3)}, X, Y)
     assert [record.name for record in caplog.records] == ["evidentia"]
 
 
