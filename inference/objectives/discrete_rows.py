@@ -78,7 +78,7 @@ def make_plan(
         return _antithetic(estimator, blocks, num_particles)
     if isinstance(control, ControlVariate):
         return _controlled(estimator, blocks, num_particles, control)
-    if estimator == "local":
+    if estimator == "local" and torch.is_grad_enabled():  # the value alone needs no neighbours
         return _local(blocks, num_particles)
     if estimator.startswith(("st", "rao")):
         return _through(estimator, blocks, num_particles, temperature, num_redraws)
