@@ -1,5 +1,6 @@
 """Posteriors with exact draws and exact evidence, as plain densities on unconstrained space, float64."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -57,6 +58,7 @@ def from_grid(log_density: Tensor, grid: Tensor, size: int, random: torch.Genera
     return grid[cell] + jitter * (grid[1] - grid[0])
 
 
+@functools.cache
 def beta_binomial() -> Toy:
     y, n = double(3, 7, 2), double(10, 9, 4)
     after = 2.0 + y.sum(), 1.5 + (n - y).sum()
@@ -78,6 +80,7 @@ def beta_binomial() -> Toy:
     return Toy(1, density, draw, conjugate.beta_binomial(y, n, 2.0, 1.5).value)
 
 
+@functools.cache
 def gamma_poisson() -> Toy:
     y, a, b = double(3, 0, 5, 2), 2.0, 0.7
     factorials = torch.lgamma(y + 1).sum()
@@ -92,6 +95,7 @@ def gamma_poisson() -> Toy:
     return Toy(1, density, draw, conjugate.gamma_poisson(y, a, b).value)
 
 
+@functools.cache
 def dirichlet_multinomial() -> Toy:
     y, a = double(3, 0, 5, 2), double(0.7, 1.0, 2.0, 1.5)
     constant = torch.lgamma(a.sum()) - torch.lgamma(a).sum()
@@ -109,6 +113,7 @@ def dirichlet_multinomial() -> Toy:
     return Toy(3, density, draw, conjugate.dirichlet_multinomial(y, a).value)
 
 
+@functools.cache
 def normal_mean() -> Toy:
     y = double(0.3, -0.2, 1.5, 0.8)
     prior, noise = dist.Normal(double(0.5), 2.0), 0.7
@@ -125,6 +130,7 @@ def normal_mean() -> Toy:
     )
 
 
+@functools.cache
 def regression() -> Toy:
     """Oracle 2: normal-inverse-gamma regression on diabetes, D = 12 (11 weights, log variance)."""
     from sklearn.datasets import load_diabetes
@@ -162,10 +168,11 @@ def regression() -> Toy:
     return Toy(12, tempered_of(log_prior, log_likelihood), draw, value, prior)
 
 
+@functools.cache
 def schools() -> Toy:
     """Oracle 5: eight schools, non-centred, D = 10 (mu, log tau, t)."""
     y, scale = double(*posteriors.SCHOOLS_Y), double(*posteriors.SCHOOLS_SCALE)
-    grid = torch.linspace(-20.0, 12.0, 64_001, dtype=torch.float64)
+    grid = torch.linspace(-20.0, 12.0, 16_001, dtype=torch.float64)
     variance = scale**2 + (2 * grid).exp()[:, None]
     weight = 1 / 25 + (1 / variance).sum(1)
     centre = (y / variance).sum(1) / weight
@@ -193,6 +200,7 @@ def schools() -> Toy:
     return Toy(10, tempered_of(log_prior, log_likelihood), draw, posteriors.schools_log_evidence())
 
 
+@functools.cache
 def bimodal() -> Toy:
     """Oracle 8: x ~ N(0, I_5), 2 ~ N(x_0^2, sd 0.2); modes at x_0 = ±√2."""
     grid = torch.linspace(-6.0, 6.0, 240_001, dtype=torch.float64)
