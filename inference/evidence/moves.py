@@ -128,7 +128,7 @@ def jittered_move(
     Args:
         state: (C, D) and what belongs to it.
         density: a `LogDensity` or a tempered density.
-        step_size: 0-dimensional or (C, 1).
+        step_size: () or (C,); their mean sets the number of leapfrogs.
         metric: inverse mass.
         beta: inverse temperature, () or (C,).
         max_leapfrogs: bound on the cost.
@@ -150,7 +150,7 @@ def jittered_move(
         torch.Size([4, 2])
     """
     jitter = 0.5 + float(torch.rand((), device=state.position.device, generator=generator))
-    wanted = math.ceil(TRAJECTORY * jitter / max(float(step_size.max()), 1e-10) - 0.5)
+    wanted = math.ceil(TRAJECTORY * jitter / max(float(step_size.mean()), 1e-10) - 0.5)
     leapfrogs = min(max(wanted, 1), max_leapfrogs)
     return hmc_step(state, density, step_size, leapfrogs, metric, beta=beta, generator=generator)
 

@@ -42,6 +42,7 @@ class Sweep(NamedTuple):
         alive: the fewest prior draws of finite likelihood in a copy.
         stuck: inverse temperatures at which the moves did not forget the ancestors.
         path: settings at each temperature.
+        stages: the particles at each temperature, (copies * N, D) each.
 
     References:
         none; bookkeeping.
@@ -56,6 +57,7 @@ class Sweep(NamedTuple):
     alive: int
     stuck: tuple[float, ...]
     path: Path
+    stages: tuple[Tensor, ...]
 
 
 def sweep(
@@ -108,7 +110,7 @@ def sweep(
     covariances: list[Tensor] = []
     steps: list[Tensor] = []
     stuck: list[float] = []
-    calls = 1
+    stages, calls = [position], 1
     while beta < 1:
         new = next_beta(value, beta, target) if ladder is None else float(ladder[len(betas)])
         log_weight = (new - beta) * value
@@ -127,6 +129,7 @@ def sweep(
         state, step = moved.state, moved.step_size
         position, value = state.position, finite_or_dead(state.log_likelihood).double().view(size)
         beta = new
+        stages.append(position)
         betas.append(new)
         steps.append(step)
         moves.append(moved.moves)
@@ -149,6 +152,7 @@ def sweep(
         alive,
         tuple(stuck),
         path,
+        tuple(stages),
     )
 
 
