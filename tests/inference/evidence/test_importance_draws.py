@@ -138,6 +138,9 @@ def test_plates_of_two_dimensions_and_events_are_picked_together() -> None:
     assert draws.log_weight.shape == (50, 3, 2)
     picked, log_weight = draws.resample(20, torch.Generator().manual_seed(0))
     assert picked["z"].shape == (20, 3, 2, 2)
+    # Each element's draws are taken their share of times by its own weights, within one.
+    counts = (picked["one"] == draws.samples["one"][:, None]).sum(1)
+    assert float((counts - 20 * draws.log_weight.softmax(0)).abs().max()) <= 1
     # With the prior as guide the weight is the likelihood, entry by entry.
     expected = dist.Normal(picked["z"].sum(-1) + picked["one"], 1.0).log_prob(x)
     torch.testing.assert_close(log_weight, expected, rtol=1e-4, atol=1e-4)
