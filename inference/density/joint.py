@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -31,6 +32,17 @@ class _Frozen(Messenger):
         if value is not None:
             value = value.detach()
             msg["value"] = value.to(self.dtype) if value.is_floating_point() else value
+
+
+class _Enumerate(EnumMessenger):
+    """Pyro's enumeration, without the look at `value.data` that a mapped tensor refuses."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor):
+            msg["value"] = torch.empty(()).expand(value.shape)
+        super()._pyro_post_sample(msg)
+        msg["value"] = value
 
 
 @final
@@ -67,7 +79,7 @@ class Joint:
         self.enumerates = structure.summed and bool(structure.discrete)
         if self.enumerates:
             first = -1 - structure.max_plate_nesting
-            model = poutine.enum(config_enumerate(model), first_available_dim=first)
+            model = _Enumerate(first_available_dim=first)(config_enumerate(model))
         self.model = model
         self.last = "the first site"
         own = {site.name for site in structure.sites} | set(structure.prior) | set(structure.discrete)
@@ -88,6 +100,11 @@ class Joint:
         log_prior, log_likelihood = self._enumerated(trace) if self.enumerates else self._summed(trace)
         log_likelihood = torch.as_tensor(log_likelihood, dtype=position.dtype, device=position.device)
         return log_prior + log_jacobian + beta * log_likelihood, log_likelihood
+
+    def values(self, position: Tensor, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Constrained values of all latent sites at one position (D,)."""
+        found = unpack_with_jacobian(self.structure, position)[0]
+        return found | dict(zip(self.given, given, strict=True))
 
     def trace(self, values: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pyro's trace of the model at these constrained values."""

@@ -119,6 +119,8 @@ class _Recorder(TorchDispatchMode):
                 raise RecordError(f"{func}: a number is read out of a tensor (`if`, `.item()` or `float()`)")
             if not func._schema.is_mutable:
                 return result
+        if func._schema.is_mutable:
+            self._refuse_shared_write(func, given)
         node = self.graph.call_function(func, given, keywords)
         if variable:
             self._variable.add(node)
@@ -138,11 +140,25 @@ class _Recorder(TorchDispatchMode):
                     self._variable.add(self._nodes[id(value)])
         return result
 
+    def _refuse_shared_write(self, func: Any, given: tuple[Any, ...]) -> None:
+        """A write must end in a tensor that the function itself has made."""
+        for argument, value in zip(func._schema.arguments, given, strict=False):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            while isinstance(value, Node) and value.op == "call_function" and value.args:
+                schema = getattr(value.target, "_schema", None)
+                if schema is None or schema.arguments[0].alias_info is None:
+                    break
+                value = value.args[0]
+            if isinstance(value, Node) and value.op != "call_function":
+                raise RecordError(f"{func}: it writes into a tensor that lives on after the call")
+
     def _know(self, tensor: Tensor, node: Node) -> None:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
         node.meta["shape"], node.meta["dtype"] = tuple(tensor.shape), tensor.dtype
         node.meta["stride"] = tuple(tensor.stride())
+        node.meta["device"] = tensor.device
 
 
 def _take(values: Sequence[Tensor], place: int) -> Tensor:
