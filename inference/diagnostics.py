@@ -55,6 +55,7 @@ def to_idata(
     prior_draws: int = 500,
     seed: int = 0,
     local: bool = False,
+    max_chains: int | None = 64,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     attrs: Mapping[str, Any] | None = None,
@@ -74,6 +75,7 @@ def to_idata(
         prior_draws: draws from the prior.
         seed: seed of everything drawn here; the caller's generator is put back.
         local: save latents that have a value per datum too.
+        max_chains: Markov chains that are kept, evenly spread over those that ran; all when None.
         dims: site -> names of its event dimensions.
         coords: dimension -> its coordinate values.
         attrs: attributes of every group (study, point, seed, data hash, ...); numbers and text.
@@ -104,7 +106,9 @@ def to_idata(
         (2, 8, 3)
     """
     program = model_of(result) if model is None else model
-    request = Request(program, args, kwargs, obs, num_draws, prior_draws, local, dict(dims or {}), notice)
+    request = Request(
+        program, args, kwargs, obs, num_draws, prior_draws, local, dict(dims or {}), notice, max_chains
+    )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         groups = result_groups(result, request, seed)

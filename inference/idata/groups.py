@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from evidentia.inference.idata.chain_groups import add_chain_groups, kept_chains
 from evidentia.inference.idata.discrete_draws import fill_discrete, summed_log_likelihood
 from evidentia.inference.idata.draw_layout import ModelSites, inspect_model
 from evidentia.inference.idata.draws import Draws
@@ -78,11 +79,19 @@ def draws_groups(draws: Draws, request: Request) -> Groups:
     """
     if draws.num_draws == 0:
         raise ValueError("to_idata: there are no draws yet. Fix: continue the run from its state")
+    ran = draws.num_chains
+    draws = kept_chains(draws, request.max_chains)
     first = {name: value[0, 0] for name, value in draws.samples.items()}
     sites = inspect_model(request.model, request.args, request.kwargs, first)
     groups = sampled_groups(dict(draws.samples), dict(draws.stats), sites, request)
+    add_chain_groups(groups, draws, sites, request)
     groups.groups["sample_stats"].attrs |= {"lp_space": "unconstrained", "superchains": draws.superchains}
-    groups.attrs |= {"inference": draws.sampler, "stopped": draws.stopped}
+    groups.attrs |= {"inference": draws.sampler, "stopped": draws.stopped, "chains_run": ran}
+    if draws.log_evidence is not None:
+        groups.attrs |= {
+            "log_evidence_smc": draws.log_evidence.value,
+            "log_evidence_smc_se": draws.log_evidence.standard_error,
+        }
     return groups
 
 

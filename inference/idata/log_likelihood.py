@@ -14,7 +14,7 @@ from torch import Tensor
 from evidentia.inference.idata.draw_layout import Layout, ModelSites, inspect_model, lay_out, plate_of_draws
 from evidentia.inference.idata.mapped import mapped
 
-__all__ = ["PointwiseLogLikelihood", "log_likelihood", "pointwise_log_likelihood"]
+__all__ = ["PointwiseLogLikelihood", "log_likelihood", "pointwise_log_likelihood", "pointwise_log_prob"]
 
 _LOG = logging.getLogger("evidentia")
 _ELEMENTS = 2**24  # log likelihood values computed at once
@@ -100,7 +100,23 @@ def pointwise_log_likelihood(
     References:
         none; see `log_likelihood`.
     """
-    names = observed_names(sites, obs)
+    return pointwise_log_prob(model, draws, sites, args, kwargs, observed_names(sites, obs), notice)
+
+
+def pointwise_log_prob(
+    model: Callable[..., Any],
+    draws: Mapping[str, Tensor],
+    sites: ModelSites,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    names: Sequence[str],
+    notice: Callable[[str], object] | None = None,
+) -> PointwiseLogLikelihood:
+    """Log densities of any sites given the draws: of observed ones the likelihood, of latents the prior.
+
+    References:
+        none; see `log_likelihood`.
+    """
     missing = [name for name in sites.of("latent") if name not in draws]
     if missing:
         raise ValueError(

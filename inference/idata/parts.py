@@ -62,6 +62,7 @@ class Request:
         local: whether latents with a value per datum are saved.
         dims: names of a variable's event dimensions.
         notice: called with notices; the logger when None.
+        max_chains: Markov chains that are kept; all when None.
         prior_latents: site -> (prior_draws, *shape) of latents whose prior is not the program's own.
 
     References:
@@ -77,6 +78,7 @@ class Request:
     local: bool = False
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notice: Callable[[str], object] | None = None
+    max_chains: int | None = None
     prior_latents: Mapping[str, Tensor] = field(default_factory=dict)
 
 

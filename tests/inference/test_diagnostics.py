@@ -15,8 +15,10 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
 from evidentia.inference import diagnostics
+from evidentia.inference.evidence.log_evidence import LogEvidence
 from evidentia.inference.fit import fit
 from evidentia.inference.idata.draw_layout import inspect_model
+from evidentia.inference.idata.draws import Draws
 from evidentia.inference.idata.guide_draws import guide_draws
 from evidentia.inference.idata.log_likelihood import log_likelihood, shaped
 from evidentia.inference.idata.predictive import predictive
@@ -237,8 +239,10 @@ def test_markov_chains_have_every_group_and_every_arviz_call_runs(chains, tmp_pa
         chains, compact, X, Y, prior_draws=30, dims={"b": ["feature"], "x": ["feature"]},
         coords={"feature": ["age", "sex", "bmi"]}, attrs={"study": "test", "point": "abc"},
     )  # fmt: skip
-    assert set(idata.groups()) == MANDATORY
+    assert set(idata.groups()) == MANDATORY | {"log_prior"}
     assert idata.posterior["b"].shape == (2, 100, 3)
+    prior_of = dist.Normal(0.0, 1.0).log_prob(chains.samples["b"]).sum(-1)
+    assert np.allclose(idata.log_prior["b"].values, prior_of.numpy(), atol=1e-4)
     assert list(idata.posterior.feature.values) == ["age", "sex", "bmi"]
     assert idata.constant_data["x"].dims == ("data", "feature")
     assert idata.posterior.attrs["study"] == "test"
@@ -261,9 +265,31 @@ def test_markov_chains_have_every_group_and_every_arviz_call_runs(chains, tmp_pa
         az.plot_energy(idata)
         az.plot_compare(table)
         az.plot_ppc(idata)
+        assert float(az.psens(idata, component="prior")["b"].max()) < 0.1
         import matplotlib.pyplot as plt
 
         plt.close("all")
+
+
+def test_of_many_chains_some_of_every_superchain_are_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    unconstrained = torch.randn(96, 5, 3, generator=generator)
+    run = Draws(
+        {"b": unconstrained}, {"lp": torch.arange(96.0)[:, None].expand(96, 5)}, {}, "max_steps", "hmc",
+        superchains=16, unconstrained=unconstrained, warmup={"step_size": torch.tensor([0.1, 0.2])},
+        log_evidence=LogEvidence.checked(-3.0, 0.5, "consistent estimate"),
+    )  # fmt: skip
+    idata = diagnostics.to_idata(run, matmul, X, Y, prior_draws=5)
+    assert idata.posterior["b"].shape == (64, 5, 3)
+    assert idata.sample_stats["lp"].values[:, 0].tolist()[:9] == [0, 1, 2, 3, 6, 7, 8, 9, 12]
+    assert np.array_equal(idata.unconstrained_posterior["position"].values, idata.posterior["b"].values)
+    assert idata.warmup_sample_stats["step_size"].values.tolist() == pytest.approx([0.1, 0.2])
+    assert idata.sample_stats.attrs["superchains"] == 16
+    assert idata.posterior.attrs["chains_run"] == 96
+    assert idata.posterior.attrs["log_evidence_smc"] == -3.0
+    assert (
+        diagnostics.to_idata(run, matmul, X, Y, prior_draws=5, max_chains=None).posterior["b"].shape[0] == 96
+    )
 
 
 def test_saved_twice_are_the_same_bytes_and_read_back_equal(chains, tmp_path: Path) -> None:
