@@ -1,4 +1,4 @@
-"""The data sets that come with evidentia: diabetes, its quadratic expansion, the tanh toy problem, digits."""
+"""The data sets that come with evidentia: diabetes and its quadratic expansion, tanh, digits, wine, iris."""
 
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,46 @@ def digits(levels: int = 2, unit: float | None = None, rows: int | None = None) 
     train, validation, test = (pixels[part][:rows] for part in parts)
     names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
     return make_dataset(train, None, names, test_x=test, info={"levels": levels}, validation_x=validation)
+
+
+def wine() -> Dataset:
+    """Thirteen chemical measurements of 178 Italian wines of three cultivars, as they are.
+
+    There is no response; ``info["labels"]`` has the cultivar of each row.
+
+    References:
+        Forina, Leardi, Armanino, Lanteri, 1998, PARVUS: an extendable package of programs for data
+        exploration.
+
+    Example:
+        >>> wine().x.shape, wine().info["labels"][:2]
+        (torch.Size([178, 13]), (0, 0))
+    """
+    from sklearn.datasets import load_wine
+
+    return _labelled(load_wine())
+
+
+def iris() -> Dataset:
+    """Four lengths in centimetres of 150 iris flowers of three species, as they are.
+
+    There is no response; ``info["labels"]`` has the species of each row.
+
+    References:
+        Fisher, 1936, The use of multiple measurements in taxonomic problems.
+
+    Example:
+        >>> iris().x.shape
+        torch.Size([150, 4])
+    """
+    from sklearn.datasets import load_iris
+
+    return _labelled(load_iris())
+
+
+def _labelled(bunch: Any) -> Dataset:
+    labels = tuple(int(each) for each in bunch.target)
+    return make_dataset(bunch.data, None, list(bunch.feature_names), info={"labels": labels})
 
 
 def _diabetes() -> "tuple[NDArray[Any], NDArray[Any], list[str]]":

@@ -159,22 +159,34 @@ _HERE = "evidentia.studies.harness"
 
 datasets = Registry(
     "dataset",
-    {key: f"{_HERE}.data.datasets:{key}" for key in ("diabetes", "diabetes_wide", "digits", "tanh")}
+    {
+        key: f"{_HERE}.data.datasets:{key}"
+        for key in ("diabetes", "diabetes_wide", "digits", "iris", "tanh", "wine")
+    }
     | {"csv": f"{_HERE}.data.table_file:csv"},
 )
 models = Registry(
     "model",
     {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"}
-    | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard", "discrete_vae")},
+    | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard", "discrete_vae")}
+    | {"headed_vae": f"{_HERE}.handlers.pixel_heads:headed_vae"},
 )
 guides = Registry("guide")
 inferences = Registry(
     "inference",
     {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts", "latent", "signal", "gradient_noise")}
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
+    | {key: f"{_HERE}.handlers.latent_counts:{key}" for key in ("latent_counts", "svi_agreement")}
+    | {"independent_pixels": f"{_HERE}.handlers.pixel_heads:independent_pixels"}
     | {"linear_baseline": f"{_HERE}.handlers.baselines:linear_baseline"},
 )
-metrics = Registry("metric", {"held_out_error": f"{_HERE}.handlers.prediction:held_out_error"})
+metrics = Registry(
+    "metric",
+    {
+        "held_out_error": f"{_HERE}.handlers.prediction:held_out_error",
+        "pixel_law": f"{_HERE}.handlers.pixel_heads:pixel_law",
+    },
+)
 
 
 def register_study(function: Callable[[Any], "Study"]) -> Callable[..., "Study"]:

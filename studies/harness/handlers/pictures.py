@@ -22,7 +22,7 @@ def samples(result: Fit, count: int = 40, seed: int = 0) -> pd.DataFrame:
 
     with result.scope(), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        pixels = _observed(result.pair[0], count).mean
+        pixels = _mean(_observed(result.pair[0], count))
     return pd.DataFrame(pixels.numpy(), columns=_pixels(pixels.shape[-1]))
 
 
@@ -43,7 +43,7 @@ def traversals(result: Fit, latents: Sequence[int]) -> pd.DataFrame:
         for row, latent in enumerate(latents):
             places[row, :, latent] = torch.tensor(steps, dtype=like.dtype)
         flat = places.flatten(0, 1)
-        pixels = _observed(poutine.condition(model, {"z": flat}), len(flat)).mean
+        pixels = _mean(_observed(poutine.condition(model, {"z": flat}), len(flat)))
     index = pd.DataFrame([(latent, step) for latent in latents for step in steps], columns=["latent", "step"])
     return pd.concat([index, pd.DataFrame(pixels.numpy(), columns=_pixels(pixels.shape[-1]))], axis=1)
 
@@ -53,6 +53,18 @@ def _observed(model: Any, rows: int) -> Any:
     from pyro import poutine
 
     return poutine.trace(model).get_trace(size=rows).nodes["obs"]["fn"]
+
+
+def _mean(law: Any) -> Any:
+    """The mean of each pixel; summed over the levels where the law has no mean of its own."""
+    import torch
+
+    pixel = law.base_dist
+    top = getattr(pixel.support, "upper_bound", None)
+    if top is None:
+        return law.mean
+    levels = torch.arange(int(top) + 1.0).reshape(-1, *(1 for _ in law.batch_shape + law.event_shape))
+    return (pixel.log_prob(levels).exp() * levels).sum(0)
 
 
 def _pixels(count: int) -> list[str]:

@@ -1,0 +1,242 @@
+"""How many latent factors, or clusters, does a table of measurements support?
+
+Four families whose evidence is known exactly describe thirteen measurements of 178 wines (and four of 150
+iris flowers), each column in units of the training rows:
+
+    probabilistic PCA    x ~ N(μ, WWᵀ + σ² I)        maximum likelihood in closed form
+    factor analysis      x ~ N(μ, WWᵀ + Ψ)           EM
+    mixtures             x ~ Σ_k π_k N(m_k, C_k)     EM, C_k full or diagonal, a floor added to each variance
+
+with q factors or K components. More of them always fit the training rows better, so every row is scored by a
+fit that has not seen it, in ten folds: nats for one row, exact, no bound and no sampling. BIC, the
+log-likelihood of all rows less half the number of parameters times log n, stands beside it.
+
+The same numbers come out of three other roads, and the study checks that they do: scikit-learn's estimators,
+stochastic variational inference with the exact posterior as its guide (its ELBO is the log-likelihood), and
+with an encoder whose family holds the posterior.
+
+References:
+    Tipping and Bishop, 1999. Probabilistic principal component analysis.
+    Rubin and Thayer, 1982. EM algorithms for ML factor analysis.
+    McLachlan and Peel, 2000. Finite mixture models.
+    Stone, 1974. Cross-validatory choice and assessment of statistical predictions.
+    Schwarz, 1978. Estimating the dimension of a model.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from evidentia.studies.harness import Claim, Ref, Study, StudyConfig, register_study, run_as_main
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from evidentia.studies.harness.declare.result import Result
+
+LINEAR, MIXTURES = ("ppca", "factors"), ("mixture", "diagonal_mixture")
+FACTORS, COMPONENTS = tuple(range(1, 11)), tuple(range(1, 7))
+IRIS_FACTORS = (1, 2, 3)
+WINE = {"data": "wine"}
+
+
+class Config(StudyConfig):
+    """The keys of this study."""
+
+    tags: ClassVar[tuple[str, ...]] = ("factor analysis", "mixture", "cross-validation", "wine")
+    minutes: ClassVar[float] = 2.0
+
+    factors: tuple[int, ...] = Field(default=FACTORS, min_length=1, description="latent factors of the wines")
+    components: tuple[int, ...] = Field(default=COMPONENTS, min_length=1, description="mixture components")
+    folds: int = Field(default=10, ge=2, description="folds of the cross-validation")
+    starts: int = Field(default=4, ge=1, description="starts of EM for a mixture")
+    num_steps: int = Field(default=1500, ge=1, description="steps of the variational fits")
+
+    def smoke(self) -> "Config":
+        """Two sizes, two folds, one start, a few steps."""
+        return self.replace(factors=(1, 2), components=(1, 2), folds=2, starts=1, num_steps=3)
+
+
+@register_study
+def study(config: Config) -> Study:
+    """Four families by their sizes on two data sets, and four variational fits."""
+    effort = {"folds": config.folds, "starts": config.starts}
+    linear = {"inference.family": LINEAR, "inference.floor": (1e-3,)}
+    mixtures = {
+        "inference.family": MIXTURES,
+        "inference.floor": (1e-2,),
+        "inference.sizes": (config.components,),
+    }
+    iris = {"data": (Ref("iris"),)}
+    fits = (
+        {"family": "ppca", "size": 3, "guide": "exact"},
+        {"family": "ppca", "size": 3, "guide": "encoder", "num_particles": 5},
+        {"family": "factors", "size": 3, "guide": "exact"},
+        {"family": "diagonal_mixture", "size": 3, "guide": "enumerated", "floor": 1e-2},
+    )
+    return Study(
+        name="how-many-factors",
+        description=__doc__.partition("\n")[0],
+        tags=Config.tags,
+        data=Ref("wine"),
+        inference=Ref("latent_counts", effort),
+        seed=config.seed,
+        grid=(
+            {**linear, "inference.sizes": (config.factors,)},
+            mixtures,
+            # Four columns identify factor analysis with one factor only.
+            {
+                **iris,
+                "inference.family": LINEAR[:1],
+                "inference.sizes": (tuple(q for q in config.factors if q in IRIS_FACTORS),),
+            },
+            {**iris, **mixtures},
+            {
+                "inference": tuple(
+                    Ref("svi_agreement", {**each, "num_steps": config.num_steps, "starts": config.starts})
+                    for each in fits
+                )
+            },
+        ),
+        expect=claims(config),
+    )
+
+
+def claims(config: Config) -> tuple[Claim, ...]:
+    """What the study asserts at full size."""
+    return ()
+
+
+def run(config: Config) -> "pd.DataFrame":
+    """The result table, computed in this process without files."""
+    return study(config).run().table
+
+
+def counted(table: "pd.DataFrame", data: str | None = None) -> "pd.DataFrame":
+    """The rows of the cross-validation, of one data set if it is named."""
+    rows: Any = table.dropna(subset=["held_out"])
+    return rows if data is None else rows[rows["data"] == data]
+
+
+def conclude(result: "Result") -> list[str]:
+    """The answer in words: the best size of each family, the clusters, and the agreement of the fits."""
+    from evidentia.studies.harness.handlers.tractable_fits import FAMILIES
+
+    sentences = []
+    for (data, family), part in counted(result.table).groupby(["data", "family"], sort=False):
+        best = part.loc[part["held_out"].idxmax()]
+        near = part[part["behind_best"] <= part["behind_best_se"]]["size"].min()
+        sentences.append(
+            f"{str(data).capitalize()}, {FAMILIES[family]}: {best['size']:.0f} give the best held-out score, "
+            f"{best['held_out']:.2f} ± {best['held_out_se']:.2f} nats for a row; {near:.0f} are within one "
+            f"standard error of it, and BIC takes {best['bic_size']:.0f}."
+        )
+    clusters: Any = counted(result.table).dropna(subset=["rand"])
+    for row in clusters[clusters["size"] == clusters["best_size"]].itertuples():
+        sentences.append(
+            f"{row.data.capitalize()}, {FAMILIES[row.family]}: the {row.size:.0f} clusters match the three "
+            f"labels with an adjusted Rand index of {row.rand:.2f}."
+        )
+    for row in result.table.dropna(subset=["bound"]).itertuples():
+        sentences.append(
+            f"Variational fit, {row.fit}: bound less evidence {row.bound_error:+.1e}, evidence less maximum "
+            f"likelihood {row.optimum_error:+.1e} nats for a row."
+        )
+    return sentences
+
+
+def diagnose(result: "Result") -> "dict[str, Figure]":
+    """Held-out scores of both data sets, BIC, and the wines by responsibility."""
+    wanted = next(
+        point
+        for point in result.points
+        if point.data.key == "wine" and point.inference.params["family"] == "diagonal_mixture"
+    )
+    sizes = wanted.inference.params["sizes"]
+    size = 3 if 3 in sizes else max(sizes)
+    iris: Any = counted(result.table, "iris")
+    return {
+        "held_out": plot(result.table),
+        "held_out_iris": plot_scores(iris, title="Iris: held-out log density"),
+        "clusters": plot_clusters(result.read(wanted, f"clusters_{size}"), size),
+    }
+
+
+def plot(result: "pd.DataFrame") -> "Figure":
+    """Held-out log density of the wines against the number of latents."""
+    return plot_scores(counted(result, "wine"), title="Wine: held-out log density")
+
+
+def plot_scores(rows: "pd.DataFrame", *, title: str) -> "Figure":
+    """Held-out log density against the number of factors (left) and of components (right)."""
+    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
+    from evidentia.studies.harness.handlers.tractable_fits import FAMILIES
+
+    with style():
+        figure = new_figure(
+            7.2,
+            3.5,
+            "Exact log density of a row that the fit has not seen, in standardised units; larger is better. "
+            "Band: one standard error over the folds, which all sizes share, so that it says little about "
+            "the difference of two sizes. Filled: the best size. Square: the choice of BIC.",
+        )
+        left, right = figure.subplots(1, 2, sharey=True)
+        colour = iter(COLOURS)
+        for axes, families, label in (
+            (left, LINEAR, "latent factors"),
+            (right, MIXTURES, "components"),
+        ):
+            for family in families:
+                part = rows[rows["family"] == family].sort_values("size")
+                size, mean, error = part["size"], part["held_out"], part["held_out_se"]
+                shade = next(colour)
+                axes.fill_between(size, mean - error, mean + error, color=shade, alpha=0.15, linewidth=0)
+                axes.plot(size, mean, "o-", color=shade, mfc="white", label=FAMILIES[family])
+                best, bic = part[size == part["best_size"]], part[size == part["bic_size"]]
+                axes.plot(best["size"], best["held_out"], "o", color=shade)
+                axes.plot(bic["size"], bic["held_out"], "s", color=shade, mfc="none", markersize=11)
+            axes.locator_params(axis="x", integer=True)
+            axes.set_xlabel(label)
+        left.set_ylabel("nats for one row")
+        left.set_title(title)
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_clusters(table: "pd.DataFrame", size: int) -> "Figure":
+    """The wines in the plane of the first two factors: colour by responsibility, marker by cultivar."""
+    import numpy
+    from matplotlib.colors import to_rgb
+
+    from evidentia.studies.harness.figures.base import COLOURS, INK, new_figure, style
+
+    shares = table[[f"component_{index}" for index in range(size)]].to_numpy()
+    colours = numpy.clip(shares @ numpy.array([to_rgb(COLOURS[index]) for index in range(size)]), 0, 1)
+    with style():
+        figure = new_figure(
+            6.0,
+            4.4,
+            "Posterior means of the two factors of probabilistic PCA. Colour: responsibilities of a mixture "
+            "with diagonal covariances in all thirteen columns, blended. Marker: the cultivar, which no fit "
+            "has seen.",
+        )
+        axes = figure.add_subplot()
+        for label, marker in enumerate("osD"):
+            chosen = (table["label"] == label).to_numpy()
+            axes.scatter(
+                table["first"][chosen], table["second"][chosen], c=colours[chosen], marker=marker,
+                s=26, edgecolors=INK, linewidths=0.3,
+            )  # fmt: skip
+            axes.plot([], [], marker, color=INK, mfc="none", label=f"cultivar {label + 1}")
+        for index in range(size):
+            axes.plot([], [], "o", color=COLOURS[index], label=f"component {index + 1}")
+        axes.set_xlabel("first factor (posterior mean, no unit)")
+        axes.set_ylabel("second factor")
+        axes.set_title(f"Wine: {size} components and three cultivars")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+if __name__ == "__main__":
+    run_as_main(__name__)
