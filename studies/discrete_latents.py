@@ -71,7 +71,7 @@ class Config(StudyConfig):
 
     estimators: tuple[str, ...] = Field(default=tuple(LABELS), min_length=1, description="those that train")
     latent: int = Field(default=16, ge=1, le=20, description="binary latents; all states are summed over")
-    num_steps: int = Field(default=1500, ge=1, description="training steps of each autoencoder")
+    num_steps: int = Field(default=1000, ge=1, description="training steps of each autoencoder")
     seeds: int = Field(default=SEEDS, ge=1, description="trainings of each estimator")
     noise_steps: int = Field(default=500, ge=1, description="steps to the parameters of the noise")
     noise_draws: int = Field(default=40, ge=2, description="times 50, gradients drawn of each estimator")
@@ -138,7 +138,7 @@ def study(config: Config) -> Study:
         "warm_down": 0.25,
         "num_redraws": 5,
         "watch_every": max(1, config.num_steps // 10),
-        "watch_repeats": 8,
+        "watch_repeats": 4,
         "evidence_particles": 100,
         "saved_rows": 20,
     }
@@ -283,7 +283,7 @@ def plot_training(watched: "pd.DataFrame") -> "Figure":
         figure = new_figure(
             6.8,
             4.0,
-            "Minus the ELBO on 150 validation images (eight copies, fresh draws) during the training, mean "
+            "Minus the ELBO on 150 validation images (four copies) during the training, mean "
             "over the seeds. Dashed: the estimators after the sixth in the legend.",
         )
         axes = figure.add_subplot()
