@@ -78,6 +78,14 @@ def eight_schools() -> Posterior:
     return Posterior(tempered_of(log_prior, log_likelihood), prior_draws, 10, math.log(exact), log_likelihood)
 
 
+def standard_eight_schools(z: Tensor) -> Tensor:
+    """Log likelihood of the eight schools as a function of ten standard normal variables, (C, 10) -> (C,)."""
+    upper = torch.special.ndtr(-z[..., 1])  # tau = 5 tan(pi/2 (1 - upper)), from the tail that stays accurate
+    log_tau = math.log(5.0) - (math.pi / 2 * upper).tan().log()
+    x = torch.cat([5 * z[..., :1], log_tau.unsqueeze(-1), z[..., 2:]], -1)
+    return eight_schools().log_likelihood(x)
+
+
 @functools.cache
 def normal_inverse_gamma() -> Posterior:
     """Oracle 2: diabetes, s2 ~ InverseGamma(2, 1), w ~ N(0, s2 I), y ~ N(Xw, s2 I); (w, log s2), D = 12."""
