@@ -120,7 +120,7 @@ class HMC(BatchedKernel):
         max_leapfrogs: int = 256,
         rate: float = 0.4,
         learning_rate: float = 0.05,
-        forgetting: float = 0.95,
+        forgetting: float = 0.97,
         beta: Tensor | float = 1.0,
     ) -> None:
         super().__init__(model, num_chains=num_chains, executor=executor, seed=seed)

@@ -87,7 +87,7 @@ class TunedKernel(BatchedKernel):
         step_size: float | None = None,
         target_accept: float | None = None,
         metric: str = "auto",
-        forgetting: float = 0.95,
+        forgetting: float = 0.97,
         beta: Tensor | float = 1.0,
     ) -> None:
         super().__init__(model, num_chains=num_chains, executor=executor, seed=seed)

@@ -68,7 +68,7 @@ def init_moments(position: Tensor, *, dense: bool) -> Moments:
     return Moments(zero, zero.new_zeros(dim, dim) if dense else zero, 0)
 
 
-def update_moments(state: Moments, position: Tensor, *, forgetting: float = 0.95) -> Moments:
+def update_moments(state: Moments, position: Tensor, *, forgetting: float = 0.97) -> Moments:
     r"""Mix in the ensemble, with \(\delta_i = x_i - m\) and weight \(w\):
 
     \[ m' = m + w \bar\delta, \qquad
@@ -102,7 +102,7 @@ def update_moments(state: Moments, position: Tensor, *, forgetting: float = 0.95
     return Moments(torch.add(state.mean, shift, alpha=weight), covariance, state.count + 1)
 
 
-def moments_count(state: Moments, num_chains: int, forgetting: float = 0.95) -> float:
+def moments_count(state: Moments, num_chains: int, forgetting: float = 0.97) -> float:
     r"""Positions behind the moments, \(C \min(t, 2 / (1 - \rho))\); an upper bound, as draws are correlated.
 
     References:
@@ -136,7 +136,7 @@ def shrunk_covariance(covariance: Tensor, count: float) -> Tensor:
     return shrunk + torch.diag(weight * diagonal)
 
 
-def final_metric(state: Moments, like: Tensor, *, forgetting: float = 0.95) -> Metric | None:
+def final_metric(state: Moments, like: Tensor, *, forgetting: float = 0.97) -> Metric | None:
     """The metric of the moments, in the dtype of the positions `like` (C, D).
 
     Returns:

@@ -56,14 +56,19 @@ class Trajectory(NamedTuple):
 def _centred(
     before: Tensor, after: Tensor, momentum: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Displacements from the means before and after, momenta and weights that sum to one, all float64."""
+    """Deviations from the means of before, after and momenta, and weights that sum to one, all float64.
+
+    The mean at the ends moves with the trajectory's length, hence the centred momenta: without them the
+    derivative would be exact for symmetric ensembles only.
+    """
     weight = weight.double() / weight.sum(dtype=torch.float64).clamp(min=1e-30)
     if not bool(weight.min() > 0):
         # A proposal that is not finite has weight zero, but zero times NaN would still be NaN.
         valid = (weight > 0)[:, None]
         after, momentum = torch.where(valid, after, before), torch.where(valid, momentum, 0.0)
     before, after = before.double(), after.double()
-    return before - before.mean(0), after - weight @ after, momentum.double(), weight
+    momentum = momentum.double()
+    return before - before.mean(0), after - weight @ after, momentum - weight @ momentum, weight
 
 
 def _double(metric: Metric) -> Metric:
@@ -79,9 +84,10 @@ def chees(before: Tensor, after: Tensor, momentum: Tensor, weight: Tensor, metri
     r"""Change in the estimator of the expected square, in whitened space:
 
     \[ C = \tfrac14 E(\|q' - E q'\|^2 - \|q - E q\|^2)^2, \qquad
-       \frac{dC}{dt} = E(\|q' - E q'\|^2 - \|q - E q\|^2)\, (q' - E q')^\top \dot q' \]
+       \frac{dC}{dt} = E(\|q' - E q'\|^2 - \|q - E q\|^2)\, (q' - E q')^\top (\dot q' - E \dot q') \]
 
-    Whitened displacement and velocity have the product \((L^{-1} d)^\top (L^\top p) = d^\top p\).
+    Whitened displacement and velocity have the product \((L^{-1} d)^\top (L^\top p) = d^\top p\). The
+    derivative is that of the finite ensemble's criterion at fixed weights.
 
     Args:
         before: (C, D) positions at the start of the trajectories.

@@ -56,7 +56,7 @@ def init_tuning(
     first: float,
     target: float,
     metric: str = "auto",
-    forgetting: float = 0.95,
+    forgetting: float = 0.97,
 ) -> Tuning:
     """The tuning at the start of a warm-up.
 
@@ -105,7 +105,7 @@ def update_tuning(
     *,
     target: float | None,
     metric: str = "auto",
-    forgetting: float = 0.95,
+    forgetting: float = 0.97,
 ) -> Tuning:
     """The tuning after transition number `step` (from 0) of a warm-up.
 
