@@ -16,7 +16,8 @@ from evidentia.inference.idata.checks import Diagnostic as Diagnostic
 from evidentia.inference.idata.checks import chain_checks, chain_entries, idata_entries, pareto_k_of
 from evidentia.inference.idata.datasets import datasets
 from evidentia.inference.idata.draws import Draws
-from evidentia.inference.idata.files import check_complete, check_hdf5, check_schema
+from evidentia.inference.idata.files import check_schema, checked_reading
+from evidentia.inference.idata.files import save as save
 from evidentia.inference.idata.parts import Request
 from evidentia.inference.idata.results import Result, model_of, result_groups
 from evidentia.inference.idata.same_data import check_same_data, known_warnings
@@ -119,20 +120,6 @@ def to_idata(
     return az.InferenceData(**datasets(groups, az.__version__))
 
 
-def save(idata: InferenceData, path: Path | str) -> None:
-    """Write netCDF (h5netcdf); the same InferenceData gives the same bytes.
-
-    Raises:
-        ValueError: a mandatory group is missing and no attribute says why.
-        OSError: the disk refuses.
-
-    References:
-        none; bookkeeping.
-    """
-    check_complete(idata)
-    idata.to_netcdf(str(path), engine="h5netcdf")
-
-
 def load(path: Path | str) -> InferenceData:
     """Read a netCDF file written by `save` into memory; nothing in it is executed.
 
@@ -145,15 +132,12 @@ def load(path: Path | str) -> InferenceData:
     """
     import arviz as az
 
-    check_hdf5(path)
-    try:
+    with checked_reading(path):
         with az.rc_context(  # type: ignore[attr-defined]
             {"data.load": "eager"}
         ):
             idata = az.from_netcdf(str(path), engine="h5netcdf")
         found = idata.posterior.attrs.get("schema", 0)
-    except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: it is no whole netCDF file of draws ({error})") from error
     check_schema(path, found)
     return idata
 

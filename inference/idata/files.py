@@ -1,23 +1,26 @@
-"""Checks before an InferenceData is written and while a file is read; nothing in a file is executed."""
+"""Files of draws: written complete, and checked while read; nothing in one is executed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evidentia.inference.idata.parts import MANDATORY
 
-__all__ = ["SCHEMA", "check_complete", "check_hdf5", "check_schema"]
+__all__ = ["SCHEMA", "check_schema", "checked_reading", "save"]
 
 SCHEMA = 1
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def check_complete(idata: Any) -> None:
-    """Refuse to save an InferenceData that lacks a mandatory group of which no attribute says why.
+def save(idata: Any, path: Path | str) -> None:
+    """Write netCDF (h5netcdf); the same InferenceData gives the same bytes.
 
     Raises:
-        ValueError: naming the groups.
+        ValueError: a mandatory group is missing and no attribute says why.
+        OSError: the disk refuses.
 
     References:
         none; bookkeeping.
@@ -26,13 +29,15 @@ def check_complete(idata: Any) -> None:
     missing = [name for name in MANDATORY if name not in there and name not in idata.posterior.attrs]
     if missing:
         raise ValueError(f"save: the mandatory groups {missing} are missing; build it with to_idata")
+    idata.to_netcdf(str(path), engine="h5netcdf")
 
 
-def check_hdf5(path: Path | str) -> None:
-    """Refuse a file that does not begin like HDF5, a pickle among them.
+@contextmanager
+def checked_reading(path: Path | str) -> Iterator[None]:
+    """Refuse a file that does not begin like HDF5, a pickle among them, and one that cannot be read whole.
 
     Raises:
-        ValueError: showing how it begins.
+        ValueError: saying how it begins, or what stopped the reader inside the block.
         OSError: it cannot be opened.
 
     References:
@@ -42,6 +47,10 @@ def check_hdf5(path: Path | str) -> None:
         head = file.read(len(_HDF5))
     if head != _HDF5:
         raise ValueError(f"{path}: expected a netCDF-4 (HDF5) file, but it begins with {head!r}")
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: it is no whole netCDF file of draws ({error})") from error
 
 
 def check_schema(path: Path | str, found: Any) -> None:

@@ -150,7 +150,8 @@ class Bests(NamedTuple):
             for key, value in state.items()
             if key.startswith(("best/param/", "best/buffer/"))
         }
-        return cls(*(state[f"best/{name}"].clone() for name in ("loss", "step", "since")), values)
+        loss, step, since = (state[f"best/{name}"].clone() for name in ("loss", "step", "since"))
+        return cls(loss, step, since, values)
 
     def row(self, number: int) -> Best:
         """The best of one restart."""
