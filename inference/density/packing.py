@@ -30,14 +30,16 @@ def unpack_with_jacobian(structure: Structure, position: Tensor) -> tuple[dict[s
     """
     values: dict[str, Tensor] = {}
     total = position.new_zeros(position.shape[:-1])
-    begin = 0
-    for site in structure.sites:
-        part = position[..., begin : begin + site.size].reshape((*position.shape[:-1], *site.free))
-        begin += site.size
+    # A split's gradient is one concatenation; slices would each fill a vector with zeros.
+    parts = position.split([site.size for site in structure.sites], -1)
+    for site, flat in zip(structure.sites, parts, strict=True):
+        part = flat.reshape((*position.shape[:-1], *site.free))
         value = site.transform(part)
         values[site.name] = value
         change = site.transform.log_abs_det_jacobian(part, value)
-        total = total + change.reshape(*position.shape[:-1], -1).sum(-1)
+        if change.dim() >= position.dim():
+            change = change.reshape((*position.shape[:-1], -1)).sum(-1)
+        total = total + change
     return values, total
 
 

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from evidentia.inference.density.executor import Executor, build_executor
 from evidentia.inference.density.pieces import cut, leapfrog_graph, value_graph, varying_nodes
 from evidentia.inference.density.recorder import record
-from evidentia.inference.density.rewrites import copy_graph, rewrite
+from evidentia.inference.density.rewrites import any_strides, copy_graph, rewrite
 from evidentia.inference.density.solves import IllConditionedError, replace_solves
 
 __all__ = ["Program"]
@@ -65,6 +65,8 @@ class Program:
         if solves:
             self.solves_replaced = replace_solves(graph, varying_nodes(graph, self._num_chains_inputs))
         self._pieces = cut(rewrite(graph), self._num_chains_inputs)
+        for piece in self._pieces:
+            any_strides(piece)
         self._runs: dict[str, Callable[..., tuple[Tensor, ...]]] = {}
         try:
             self._example = self.bind(self._data)

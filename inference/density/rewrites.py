@@ -13,14 +13,18 @@ from evidentia.inference.compile.simplify import _pure, _written
 
 __all__ = [
     "REWRITES",
+    "any_strides",
     "copy_graph",
     "drop_dead",
     "drop_neutral",
     "drop_views",
+    "fold_constants",
     "free_fills",
+    "inline_scalars",
     "make_functional",
     "merge_equal",
     "rewrite",
+    "shorten_sums",
 ]
 
 _aten = torch.ops.aten
@@ -52,6 +56,7 @@ _FILL_VALUES: dict[Any, int] = {
     _aten.full.default: 1,
     _aten.scalar_tensor.default: 0,
 }
+_ARITHMETIC = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor}
 _KEEPS_ZERO = {*_VIEWS, _aten.sum.default, _aten.sum.dim_IntList, _aten.neg.default, _aten.clone.default}
 
 
@@ -107,6 +112,75 @@ def make_functional(graph: GraphModule) -> None:
             node.target = getattr(packet, target._overloadname)
 
 
+def fold_constants(graph: GraphModule) -> None:
+    """What depends on no input is computed once, here.
+
+    References:
+        none; constant folding.
+    """
+    written = _written(graph.graph.nodes)
+    values: dict[Node, Any] = {}
+    for node in list(graph.graph.nodes):
+        if node in written:
+            continue
+        if node.op == "get_attr":
+            values[node] = getattr(graph, str(node.target))
+        elif _pure(node) and all(given in values for given in node.all_input_nodes):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda given: values[given])
+            with torch.no_grad():
+                values[node] = node.target(*args, **kwargs)
+    place = 0
+    for node, value in values.items():
+        border = any(user not in values for user in node.users)
+        if node.op == "get_attr" or not border or not isinstance(value, torch.Tensor):
+            continue
+        while hasattr(graph, f"folded_{place}"):
+            place += 1
+        graph.register_buffer(f"folded_{place}", value, persistent=False)
+        with graph.graph.inserting_before(node):
+            new = graph.graph.get_attr(f"folded_{place}")
+        new.meta.update(node.meta)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user not in values)
+
+
+def inline_scalars(graph: GraphModule) -> None:
+    """A constant of no dimension, in arithmetic with a tensor of the same type, is a plain number.
+
+    References:
+        none; bookkeeping.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target not in _ARITHMETIC or len(node.args) < 2 or node.kwargs:
+            continue
+        one, two = node.args[0], node.args[1]
+        if node.target in (_aten.add.Tensor, _aten.mul.Tensor) and _number(graph, one, two) is not None:
+            one, two = two, one
+        number = _number(graph, two, one)
+        if number is not None and node.meta["dtype"] == one.meta["dtype"]:
+            node.args = (one, number)
+
+
+def shorten_sums(graph: GraphModule) -> None:
+    """A sum over dimensions of size one is a view.
+
+    References:
+        none; bookkeeping.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not _aten.sum.dim_IntList or node.kwargs or not isinstance(node.args[0], Node):
+            continue
+        source, dims = node.args[0], node.args[1]
+        shape = source.meta["shape"]
+        if not dims or not shape or any(shape[dim] != 1 for dim in dims):
+            continue
+        if source.meta["dtype"] != node.meta["dtype"]:
+            continue
+        with graph.graph.inserting_before(node):
+            new = graph.graph.call_function(_aten.reshape.default, (source, list(node.meta["shape"])))
+        new.meta.update(node.meta)
+        _replace(graph, node, new)
+
+
 def drop_views(graph: GraphModule) -> None:
     """A view with the shape and strides of its source is the source.
 
@@ -128,7 +202,7 @@ def drop_neutral(graph: GraphModule) -> None:
         none; bookkeeping.
     """
     written = _written(graph.graph.nodes)
-    zeros = _zeros(graph, written)
+    zeros, ones = _filled(graph, written, 0), _filled(graph, written, 1)
     for node in list(graph.graph.nodes):
         if node in written or node.op != "call_function" or len(node.args) < 2:
             continue
@@ -141,9 +215,9 @@ def drop_neutral(graph: GraphModule) -> None:
         elif node.target in (_aten.sub.Tensor, _aten.sub.Scalar):
             kept = one if _is(two, 0, zeros) else None
         elif node.target in (_aten.mul.Tensor, _aten.mul.Scalar):
-            kept = one if _is(two, 1, set()) else two if _is(one, 1, set()) else None
+            kept = one if _is(two, 1, ones) else two if _is(one, 1, ones) else None
         elif node.target in (_aten.pow.Tensor_Scalar, _aten.div.Tensor, _aten.div.Scalar):
-            kept = one if _is(two, 1, set()) else None
+            kept = one if _is(two, 1, ones) else None
         if isinstance(kept, Node) and kept not in written and _alike(node, kept):
             _replace(graph, node, kept)
 
@@ -212,10 +286,26 @@ def drop_dead(graph: GraphModule) -> None:
             graph.graph.erase_node(node)
 
 
+def any_strides(graph: GraphModule) -> None:
+    """Views that also work on another layout, since rewrites keep values and shapes but not strides.
+
+    References:
+        none; bookkeeping.
+    """
+    written = _written(graph.graph.nodes)
+    for node in graph.graph.nodes:
+        if node.target is _aten.view.default and node not in written:
+            node.target = torch.reshape
+    graph.recompile()
+
+
 REWRITES: tuple[Callable[[GraphModule], None], ...] = (
     make_functional,
     drop_views,
     free_fills,
+    fold_constants,
+    inline_scalars,
+    shorten_sums,
     drop_neutral,
     merge_equal,
     drop_dead,
@@ -233,16 +323,34 @@ def _replace(graph: GraphModule, node: Node, other: Node) -> None:
     graph.graph.erase_node(node)
 
 
-def _zeros(graph: GraphModule, written: set[Node]) -> set[Node]:
-    """Nodes known to hold zeros only."""
+def _filled(graph: GraphModule, written: set[Node], number: int) -> set[Node]:
+    """Nodes known to hold nothing but zeros, or nothing but ones."""
+    keeps = _KEEPS_ZERO if number == 0 else _VIEWS
     found: set[Node] = set()
     for node in graph.graph.nodes:
         if node in written:
             continue
-        fills = node.target is _aten.full.default and not isinstance(node.args[1], Node) and node.args[1] == 0
-        if fills or (node.target in _KEEPS_ZERO and node.args[0] in found):
+        if node.op == "get_attr":
+            value = getattr(graph, str(node.target))
+            if bool((value == number).all()):
+                found.add(node)
+            continue
+        fill = node.target is _aten.full.default and not isinstance(node.args[1], Node)
+        if (fill and node.args[1] == number) or (node.target in keeps and node.args[0] in found):
             found.add(node)
     return found
+
+
+def _number(graph: GraphModule, value: Any, other: Any) -> float | None:
+    """The number a constant stands for, if it may be written as one next to `other`."""
+    if not isinstance(value, Node) or value.op != "get_attr" or not isinstance(other, Node):
+        return None
+    if not other.meta.get("shape") or not other.meta["dtype"].is_floating_point:
+        return None
+    constant = getattr(graph, str(value.target))
+    if constant.dim() or not constant.is_floating_point():
+        return None
+    return float(constant)
 
 
 def _is(value: Any, number: int, known: set[Node]) -> bool:

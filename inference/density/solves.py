@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-__all__ = ["IllConditionedError", "multiply_inverse", "replace_solves", "triangular_inverse"]
+__all__ = ["IllConditionedError", "flat_inverse", "replace_solves", "triangular_inverse"]
 
 _aten = torch.ops.aten
 # Above this condition number (one-norm) a product with the inverse loses digits that a solve would keep.
@@ -55,24 +56,22 @@ def triangular_inverse(matrix: Tensor, upper: bool, unit: bool) -> Tensor:
     return inverse.to(matrix.dtype)
 
 
-def multiply_inverse(inverse: Tensor, right: Tensor) -> Tensor:
-    """The solution of a left solve: one flat product where one matrix serves all columns.
+def flat_inverse(matrix: Tensor, upper: bool, unit: bool) -> Tensor:
+    r"""\(L^{-\top}\) of one matrix with leading dimensions of size one, as (D, D): right factor of flat rows.
 
     Args:
-        inverse: (..., D, D).
-        right: (..., D, K).
+        matrix: (1, ..., D, D).
+        upper: which triangle counts.
+        unit: whether its diagonal counts as ones.
 
-    Returns:
-        (..., D, K).
+    Raises:
+        IllConditionedError: see `triangular_inverse`.
 
     References:
         none; bookkeeping.
     """
-    size = inverse.shape[-1]
-    if inverse.numel() == size * size and right.shape[-1] == 1:
-        flat = right.reshape(-1, size) @ inverse.reshape(size, size).mT
-        return flat.reshape(right.shape)
-    return inverse @ right
+    size = matrix.shape[-1]
+    return triangular_inverse(matrix.reshape(size, size), upper, unit).mT.contiguous()
 
 
 def replace_solves(graph: GraphModule, varying: set[Node]) -> int:
@@ -94,13 +93,20 @@ def replace_solves(graph: GraphModule, varying: set[Node]) -> int:
             continue
         keywords: dict[str, Any] = dict(node.kwargs)
         upper, unit = bool(keywords.get("upper")), bool(keywords.get("unitriangular", False))
+        size, shape = node.meta["shape"][-2], node.meta["shape"]
+        left = keywords.get("left", True)
+        single = math.prod(matrix.meta["shape"]) == size**2 and left
+        call: Any = graph.graph.call_function
         with graph.graph.inserting_before(node):
-            inverse = graph.graph.call_function(triangular_inverse, (matrix, upper, unit))
-            inverse.meta.update(matrix.meta)
-            if keywords.get("left", True):
-                new = graph.graph.call_function(multiply_inverse, (inverse, right))
+            if single and shape[-1] == 1:
+                # One matrix for all columns: a flat product instead of one small product each.
+                inverse = call(flat_inverse, (matrix, upper, unit))
+                rows = call(torch.reshape, (right, [-1, size]))
+                new = call(torch.reshape, (call(torch.mm, (rows, inverse)), list(shape)))
+                varying.update((rows, new.args[0]))
             else:
-                new = graph.graph.call_function(torch.matmul, (right, inverse))
+                inverse = call(triangular_inverse, (matrix, upper, unit))
+                new = call(torch.matmul, (inverse, right) if left else (right, inverse))
         new.meta.update(node.meta)
         varying.add(new)
         node.replace_all_uses_with(new)
