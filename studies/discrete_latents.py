@@ -303,6 +303,8 @@ def plot_training(watched: "pd.DataFrame") -> "Figure":
 
 def plot_noise(table: "pd.DataFrame") -> "Figure":
     """Variance and squared bias of each estimator at the same parameters, logarithmic."""
+    from matplotlib.patches import Patch
+
     from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
 
     rows = table.iloc[::-1]
@@ -319,14 +321,14 @@ def plot_noise(table: "pd.DataFrame") -> "Figure":
             axes.barh(place + 0.19, row["variance"], 0.36, color=COLOURS[0])
             if name in BIASED:
                 axes.barh(place - 0.19, row["bias_squared"], 0.36, color=COLOURS[1])
-        axes.barh([], [], color=COLOURS[0], label="variance")
-        axes.barh([], [], color=COLOURS[1], label="bias²")
         labels = [f"{LABELS[str(name)]} ({row['evaluations']:.0f})" for name, row in rows.iterrows()]
         axes.set_yticks(range(len(rows)), labels)
         axes.set_xscale("log")
+        axes.set_xlim(left=0.3 * float(rows.loc[rows.index.isin(BIASED), "bias_squared"].clip(1e-6).min()))
         axes.set_xlabel("nats² per image, summed over the latents")
         axes.set_title("Noise of the encoder's gradient")
-        figure.legend(loc="outside lower center", ncols=2)
+        parts = [Patch(color=COLOURS[0], label="variance"), Patch(color=COLOURS[1], label="bias²")]
+        figure.legend(handles=parts, loc="outside lower center", ncols=2)
     return figure
 
 
