@@ -67,11 +67,11 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "discrete", "gradients", "digits")
-    minutes: ClassVar[float] = 3.0
+    minutes: ClassVar[float] = 5.0
 
     estimators: tuple[str, ...] = Field(default=tuple(LABELS), min_length=1, description="those that train")
     latent: int = Field(default=16, ge=1, le=20, description="binary latents; all states are summed over")
-    num_steps: int = Field(default=1000, ge=1, description="training steps of each autoencoder")
+    num_steps: int = Field(default=1500, ge=1, description="training steps of each autoencoder")
     seeds: int = Field(default=SEEDS, ge=1, description="trainings of each estimator")
     noise_steps: int = Field(default=500, ge=1, description="steps to the parameters of the noise")
     noise_draws: int = Field(default=40, ge=2, description="times 50, gradients drawn of each estimator")
