@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.evidence.importance import estimate
-from evidentia.inference.evidence.log_evidence import LogEvidence
+from evidentia.inference.evidence.log_evidence import Kind, LogEvidence
 from evidentia.inference.evidence.pareto import tail_shape
 from evidentia.inference.evidence.warp import Values, evaluate, fit_frame, values_of
 
 __all__ = ["importance_fit", "importance_result"]
 
+KIND: Kind = "consistent estimate"
 MAX_PARETO_K = 0.7
+FEWEST_EFFECTIVE, LARGEST_SHARE = 10.0, 0.3  # with less there is no standard error
 
 
 def importance_fit(
@@ -40,7 +42,8 @@ def importance_fit(
         generator: of the proposals.
 
     Returns:
-        A consistent estimate in nats, with the standard error of the mean weight. Diagnostics: `method`,
+        A consistent estimate in nats, with the standard error of the mean weight; a lower bound (in
+        expectation) without error, where fewer than 10 proposals carry the weight. Diagnostics: `method`,
         `warnings`, `pareto_k`, `ess`, `num_proposals`. Warns where k-hat > 0.7, or above 0.5 that the
         variance of the weights may be infinite.
 
@@ -111,7 +114,15 @@ def importance_result(
     # Zero weights leave the tail as it is; the fit only needs them finite.
     floor = weight[weight > -math.inf].amin()
     k = float(tail_shape(weight.clamp_min(floor)[:, None]))
-    warnings = []
+    warnings: list[str] = []
+    error, kind = float(found.standard_error), KIND
+    largest = float(weight.softmax(0).max())
+    if not (float(found.ess) >= FEWEST_EFFECTIVE and largest <= LARGEST_SHARE):
+        error, kind = math.inf, "lower bound"
+        warnings.append(
+            f"weights collapsed (effective size {float(found.ess):.1f}, largest share {largest:.2f}): no "
+            "standard error, the value is a stochastic lower bound"
+        )
     if not k <= MAX_PARETO_K:
         warnings.append(
             f"Pareto k-hat {k:.2f} > {MAX_PARETO_K}: the estimate and its error cannot be trusted"
@@ -127,6 +138,4 @@ def importance_result(
         "ess": float(found.ess),
         "num_proposals": len(weight),
     }
-    return LogEvidence.checked(
-        float(found.value), float(found.standard_error), "consistent estimate", diagnostics
-    )
+    return LogEvidence.checked(float(found.value), error, kind, diagnostics)

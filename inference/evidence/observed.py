@@ -40,7 +40,8 @@ def observed_of(value: Tensor) -> Observed:
 
 
 def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Observed]:
-    """Run the model once and record its observed sites, by name; `pyro.factor` is not an observation.
+    """Run the model once and record its observed sites, by name; `pyro.factor` and
+    `pyro.deterministic` are no observations.
 
     The random stream of the caller is put back.
 
@@ -67,7 +68,7 @@ def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict
         if site["type"] == "sample"
         and site["is_observed"]
         and type(site["fn"]).__name__ not in ("Unit", "_Subsample")
-        and not (site["infer"] or {}).get("is_auxiliary", False)
+        and not any((site["infer"] or {}).get(tag) for tag in ("is_auxiliary", "_deterministic"))
     }
 
 

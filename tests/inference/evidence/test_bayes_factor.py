@@ -57,6 +57,7 @@ def test_observed_sites_of_a_model_are_those_of_the_closed_form():
     def model(y):
         mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         pyro.factor("penalty", -mean.abs())
+        pyro.deterministic("twice", 2 * mean)
         with pyro.plate("data", 4, subsample_size=4):
             pyro.sample("obs", dist.Normal(mean, 1.0), obs=y)
 
