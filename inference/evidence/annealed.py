@@ -165,7 +165,7 @@ def reverse_annealed_importance(
         density: `LogDensity`, or a tempered density with `prior_draws` (for the pilot only).
         posterior_draws: (M, D), exact, as the latents that generated simulated data are, or of a long chain.
         exact: whether they are exact. Draws of a chain bound the evidence only as well as the chain mixed.
-        num_chains: C, a multiple of M draws that are used again; M when None.
+        num_chains: C; M when None. Fewer than M take a spread-out part of the draws, more use them again.
         prior_draws: as in `annealed_importance`, as are `betas`, `path`, `max_leapfrogs` and `generator`.
         betas: inverse temperatures, or the number of steps of a sigmoidal schedule.
         path: frozen kernels; found by `pilot_path` when None.
@@ -177,7 +177,7 @@ def reverse_annealed_importance(
         The error is infinite under the same guard, and does not see that chains share a start.
 
     Raises:
-        ValueError: as `annealed_importance`, or `num_chains` is not a multiple of the draws.
+        ValueError: as `annealed_importance`, or no draws.
 
     References:
         Grosse, Ghahramani and Adams, 2015, Sandwiching the marginal likelihood using bidirectional Monte
@@ -196,14 +196,15 @@ def reverse_annealed_importance(
     """
     draws = len(posterior_draws)
     count = draws if num_chains is None else num_chains
-    if draws == 0 or count < 1 or count % draws:
+    if draws == 0 or count < 1:
         raise ValueError(
-            f"num_chains: expected a multiple of the {draws} posterior draws, got {count}. "
-            f"Fix: num_chains={max(draws, 1) * max(count // max(draws, 1), 1)}"
+            f"expected posterior draws (M, D) and num_chains >= 1, got {draws} draws and {count} chains. "
+            "Fix: posterior_draws=latents.unsqueeze(0), num_chains=256"
         )
     if path is None:
         path = frozen_path(density, betas, None, draws_of(density, prior_draws), generator)
-    start = posterior_draws.repeat_interleave(count // draws, 0)
+    # A spread-out part of many draws, or every draw about equally often.
+    start = posterior_draws[torch.arange(count, device=posterior_draws.device) * draws // count]
     log_weight = annealed_log_weights(
         density, start, path, reverse=True, max_leapfrogs=max_leapfrogs, generator=generator
     )

@@ -59,7 +59,7 @@ def bidirectional(
     Args:
         density: `LogDensity`, or a tempered density with `prior_draws`, given the simulated data.
         posterior_draws: (M, D); the generating latents (1, D), or draws of a chain with `exact=False`.
-        num_chains: C of each direction, a multiple of M.
+        num_chains: C of each direction.
         exact: whether the draws are exact.
         prior_draws: as in `annealed_importance`, as are `betas`, `path`, `max_leapfrogs` and `generator`.
         betas: inverse temperatures, or the number of steps of a sigmoidal schedule.

@@ -230,11 +230,23 @@ def test_a_likelihood_that_is_not_finite_has_weight_zero(generator):
     assert abs(float(ratio.mean()) - 0.5) < 4 * float(ratio.std()) / math.sqrt(4000) < 0.2
 
 
+@pytest.mark.parametrize(("draws", "chains", "used"), [(3, 6, [0, 0, 1, 1, 2, 2]), (6, 3, [0, 2, 4])])
+def test_draws_are_spread_over_the_chains(monkeypatch, draws, chains, used):
+    def starts(density, position, path, **settings):
+        assert settings["reverse"]
+        return position[:, 0]
+
+    monkeypatch.setattr(annealed, "annealed_log_weights", starts)
+    position = torch.arange(float(draws), dtype=torch.float64).unsqueeze(-1)
+    found = reverse_annealed_importance(None, position, exact=True, num_chains=chains, path=plain_path(3, 1))
+    assert found.diagnostics["log_weight"].tolist() == used
+
+
 def test_mistakes_are_explained(generator):
     normal = path_posteriors.normal()
     with pytest.raises(ValueError, match="prior_draws"):
         annealed_importance(normal.density)
     with pytest.raises(ValueError, match="num_chains"):
-        reverse_annealed_importance(normal.density, torch.zeros(3, 3), exact=True, num_chains=10)
+        reverse_annealed_importance(normal.density, torch.zeros(0, 3), exact=True, num_chains=10)
     with pytest.raises(ValueError, match="betas"):
         annealed_importance(normal.density, prior_draws=normal.prior_draws, betas=torch.tensor([0.0, 0.5]))
