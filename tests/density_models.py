@@ -1,4 +1,4 @@
-"""Small Pyro models of many kinds, each un-batched, with its arguments: the table that traced densities must pass."""
+"""Small un-batched Pyro models of many kinds, with their arguments: what traced densities must pass."""
 
 import pyro
 import pyro.distributions as dist
@@ -165,11 +165,12 @@ def _hidden_markov(y):
 
 def _spike_and_slab(x, y):
     rate = pyro.sample("rate", dist.Beta(t(1.0)[0], 1.0))
-    with pyro.plate("coefficients", 2):
-        on = pyro.sample("on", dist.Bernoulli(rate), infer={"enumerate": "parallel"})
-        beta = pyro.sample("beta", dist.Normal(t(0.0)[0], 0.1 + on))
+    mean = 0.0
+    for k in range(2):
+        on = pyro.sample(f"on_{k}", dist.Bernoulli(rate), infer={"enumerate": "parallel"})
+        mean = mean + x[:, k] * pyro.sample(f"beta_{k}", dist.Normal(t(0.0)[0], 0.1 + on))
     with pyro.plate("data", len(y)):
-        pyro.sample("y", dist.Normal(x[:, :2] @ beta, 1.0), obs=y)
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
 class _Network(PyroModule):
@@ -255,7 +256,7 @@ FAMILIES = {
     "gaussian_process": (_process, (Y3, Y3)),
     "full_subsample": (_full_subsample, (Y3,)),
     "flow": (_flow(), (Y3,)),
-    "network": (lambda x, y: _Network()(x, y), (X, Y4)),
+    "network": (_Network(), (X, Y4)),
 }
 ENUMERATED = {
     "mixture": (_enumerated_mixture, (Y3,)),

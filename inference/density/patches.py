@@ -8,12 +8,14 @@ from contextlib import contextmanager
 import pyro
 import pyro.distributions.hmm as hmm
 import pyro.ops.einsum.torch_log as torch_log
+import pyro.ops.gaussian as gaussian
 import pyro.ops.special as special
+import pyro.ops.tensor_utils as tensor_utils
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["default_dtype", "safe_log", "traceable", "unvalidated"]
+__all__ = ["default_dtype", "safe_cholesky", "safe_log", "traceable", "unvalidated"]
 
 
 def safe_log(x: Tensor) -> Tensor:
@@ -37,6 +39,30 @@ def safe_log(x: Tensor) -> Tensor:
     # A quotient that is differentiable in its numerator only carries the bounded gradient.
     slope = x / x.detach().clamp(min=torch.finfo(x.dtype).eps)
     return x.detach().log() + (slope - slope.detach())
+
+
+def safe_cholesky(x: Tensor) -> Tensor:
+    """Cholesky factor with a jitter of the size of rounding errors on the diagonal.
+
+    The same values and gradients as `pyro.ops.tensor_utils.safe_cholesky`, without its write to `x.data`.
+
+    Args:
+        x: (..., D, D), positive semi-definite.
+
+    References:
+        none; it restates Pyro's function.
+
+    Example:
+        >>> safe_cholesky(4 * torch.eye(1))
+        tensor([[2.]])
+    """
+    relative = tensor_utils.CHOLESKY_RELATIVE_JITTER
+    if x.size(-1) == 1:
+        return (x.clamp(min=torch.finfo(x.dtype).tiny) if relative else x).sqrt()
+    if relative:
+        largest = x.detach().abs().amax(-1)
+        x = x + torch.diag_embed(relative * torch.finfo(x.dtype).eps * largest)
+    return torch.linalg.cholesky(x)
 
 
 def _accept(self: Distribution, value: Tensor) -> None:
@@ -87,7 +113,7 @@ def unvalidated() -> Iterator[None]:
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Everything a trace of a batched model needs: no validation, and a `safe_log` that can be batched.
+    """Everything a trace of a batched model needs: no validation, and numerical helpers that can be batched.
 
     The originals are back on exit and on error.
 
@@ -101,13 +127,14 @@ def traceable() -> Iterator[None]:
         >>> inside, special.safe_log is original
         (True, True)
     """
-    places = (special, torch_log, hmm)
-    originals = [module.safe_log for module in places]
+    places = (*((module, "safe_log") for module in (special, torch_log, hmm)),)
+    places += (*((module, "safe_cholesky") for module in (tensor_utils, gaussian, hmm)),)
+    originals = [getattr(module, name) for module, name in places]
     with unvalidated():
         try:
-            for module in places:
-                module.safe_log = safe_log
+            for module, name in places:
+                setattr(module, name, globals()[name])
             yield
         finally:
-            for module, original in zip(places, originals, strict=True):
-                module.safe_log = original
+            for (module, name), original in zip(places, originals, strict=True):
+                setattr(module, name, original)

@@ -110,9 +110,13 @@ class _Recorder(TorchDispatchMode):
         tags = func.tags
         if torch.Tag.nondeterministic_seeded in tags:
             raise RecordError(f"{func}: a random operation is left in the model")
-        if variable and (torch.Tag.dynamic_output_shape in tags or _masked_index(func, args)):
+        indexes = func is torch.ops.aten.index.Tensor
+        shapeless = torch.Tag.dynamic_output_shape in tags and not indexes
+        if variable and (shapeless or (indexes and self._has_mask(args[1]))):
             raise RecordError(f"{func}: a shape depends on values")
         result = func(*args, **kwargs)
+        if not func._schema.returns:
+            return result  # a check of factorisations, see `_poison`
         made = result if isinstance(result, list | tuple) else [result]
         if not any(isinstance(each, Tensor) for each in made):
             if variable and not func._schema.is_mutable:
@@ -133,12 +137,28 @@ class _Recorder(TorchDispatchMode):
                     self._know(each, item)
                     if variable:
                         self._variable.add(item)
+            if func is torch.ops.aten.linalg_cholesky_ex.default:
+                # The check that would raise is not repeated by a replay: a failed chain becomes NaN.
+                pair = (self._nodes[id(result[0])], self._nodes[id(result[1])])
+                safe = self.graph.call_function(_poison, pair)
+                self._know(result[0], safe)
+                if variable:
+                    self._variable.add(safe)
         if func._schema.is_mutable and variable:
             # What was written to, by an out= or an in-place operation, depends on the input from here on.
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     self._variable.add(self._nodes[id(value)])
         return result
+
+    def _has_mask(self, indices: Sequence[Any]) -> bool:
+        """Whether an index is a mask that depends on an input."""
+        return any(
+            isinstance(each, Tensor)
+            and each.dtype in (torch.bool, torch.uint8)
+            and self.node(each) in self._variable
+            for each in indices
+        )
 
     def _refuse_shared_write(self, func: Any, given: tuple[Any, ...]) -> None:
         """A write must end in a tensor that the function itself has made."""
@@ -166,7 +186,6 @@ def _take(values: Sequence[Tensor], place: int) -> Tensor:
     return values[place]
 
 
-def _masked_index(func: Any, args: tuple[Any, ...]) -> bool:
-    if func is not torch.ops.aten.index.Tensor:
-        return False
-    return any(isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in args[1])
+def _poison(factor: Tensor, info: Tensor) -> Tensor:
+    """NaN where a factorisation failed."""
+    return torch.where((info == 0)[..., None, None], factor, torch.nan)
