@@ -105,7 +105,59 @@ def study(config: Config) -> Study:
 
 def claims(config: Config) -> tuple[Claim, ...]:
     """What the study asserts at full size."""
-    return ()
+    full = Config()
+    if config != full.replace(seed=config.seed):
+        return ()
+    interior = tuple(
+        Claim(
+            text=f"wine, {family}: the best held-out size is neither the smallest nor the largest ({op})",
+            metric="best_size",
+            where={**WINE, "family": family, "inference": _counts(full)},
+            op=op,
+            value=value,
+        )
+        for family, largest in (("ppca", max(FACTORS)), ("mixture", max(COMPONENTS)))
+        for op, value in ((">", 1), ("<", largest))
+    )
+    return (
+        Claim(
+            text="probabilistic PCA: scikit-learn's log density at its covariance, within 1e-6 nats",
+            metric="sklearn_gap",
+            where={"family": "ppca", "inference": _counts(full)},
+            op="<",
+            value=1e-6,
+        ),
+        Claim(
+            text="probabilistic PCA: the maximum is not below scikit-learn's likelihood",
+            metric="sklearn_lead",
+            where={"family": "ppca", "inference": _counts(full)},
+            op=">=",
+            value=0.0,
+        ),
+        *(
+            Claim(
+                text=f"{family}: EM ends where scikit-learn's ends from the same start, within 1e-6 nats",
+                metric="sklearn_gap",
+                where={"family": family, "inference": _counts(full)},
+                op="<",
+                value=1e-6,
+            )
+            for family in MIXTURES
+        ),
+        *interior,
+        Claim(
+            text="wine: three diagonal components match the cultivars with an adjusted Rand index above 0.7",
+            metric="rand",
+            where={**WINE, "family": "diagonal_mixture", "size": 3, "inference": _counts(full)},
+            op=">",
+            value=0.7,
+        ),
+    )
+
+
+def _counts(config: Config) -> str:
+    """How the table names the cross-validation."""
+    return Ref("latent_counts", {"folds": config.folds, "starts": config.starts}).label
 
 
 def run(config: Config) -> "pd.DataFrame":
