@@ -80,8 +80,8 @@ def test_default_on_eight_schools():
 SMALL = {
     "smc": {"num_particles": 256, "num_copies": 4},
     "ais": {"num_chains": 128, "betas": 30},
-    "stepping": {"num_chains": 8, "num_draws": 20, "warmup_steps": 10},
-    "thermodynamic": {"num_chains": 8, "num_draws": 20, "warmup_steps": 10, "betas": 8},
+    "stepping": {"num_chains": 8, "num_draws": 40},
+    "thermodynamic": {"num_chains": 8, "num_draws": 40, "betas": 8},
 }
 
 
