@@ -8,12 +8,21 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from evidentia.inference.compile.rewrite import drop_idle, fold_uniform, merge_equal, narrow, reuse_memory
+
 __all__ = ["simplify"]
 
 _aten = torch.ops.aten
 
 # Without gradients these hand on their argument.
 _IDENTITY = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default}
+
+# Filled with one number whatever the values of their argument are.
+_FILLS = {
+    _aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default, _aten.zeros_like.default,
+    _aten.ones_like.default, _aten.full_like.default, _aten.zeros.default, _aten.ones.default,
+    _aten.full.default,
+}  # fmt: skip
 
 # Calls of an operator object are slower than torch's own bindings of the same kernel.
 _BINDINGS: dict[Any, Callable[..., Any]] = {
@@ -76,18 +85,39 @@ def simplify(graph: GraphModule, *, bindings: bool = True) -> GraphModule:
         if node.target in _IDENTITY:
             node.replace_all_uses_with(node.args[0])
             nodes.erase_node(node)
-    _fold(graph)
-    for node in reversed(list(nodes.nodes)):
-        unused = not node.users and node.op not in ("placeholder", "output")
-        if unused and (node.op == "get_attr" or _pure(node)):
-            nodes.erase_node(node)
+    fold_uniform(nodes, _fold(graph), lambda value, node: _literal(graph, value, node))
+    _sweep(graph)
+    drop_idle(nodes)
+    narrow(nodes)
+    merge_equal(nodes, _pure)
+    drop_idle(nodes)
+    _sweep(graph)
     if bindings:
+        reuse_memory(nodes)
         for node in nodes.nodes:
             if node.target in _BINDINGS:
                 node.target = _BINDINGS[node.target]
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def _sweep(graph: GraphModule) -> None:
+    """Erase what computes and has no reader."""
+    for node in reversed(list(graph.graph.nodes)):
+        unused = not node.users and node.op not in ("placeholder", "output")
+        if unused and (node.op == "get_attr" or _pure(node)):
+            graph.graph.erase_node(node)
+
+
+def _literal(graph: GraphModule, value: torch.Tensor, before: Node) -> Node:
+    """A node for a constant."""
+    position = 0
+    while hasattr(graph, f"_literal{position}"):
+        position += 1
+    graph.register_buffer(f"_literal{position}", value)
+    with graph.graph.inserting_before(before):
+        return graph.graph.get_attr(f"_literal{position}")
 
 
 def _pure(node: Node) -> bool:
@@ -99,8 +129,12 @@ def _pure(node: Node) -> bool:
     return not node.target._schema.is_mutable and (torch.Tag.nondeterministic_seeded not in node.target.tags)
 
 
-def _fold(graph: GraphModule) -> None:
-    """Compute what depends on literals alone. Tensors kept by reference are not literals: they may change."""
+def _fold(graph: GraphModule) -> dict[Node, torch.Tensor]:
+    """Compute what depends on literals alone. Tensors kept by reference are not literals: they may change.
+
+    Returns:
+        The nodes that hold the results, with their values.
+    """
     written = _written(graph.graph.nodes)
     values: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
@@ -110,15 +144,30 @@ def _fold(graph: GraphModule) -> None:
             source = node.args[0]
             if isinstance(source, Node) and source.op == "get_attr":
                 values[node] = getattr(graph, str(source.target)).clone()
-        elif all(given in values for given in node.all_input_nodes):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda given: values[given])
+        elif all(given in values for given in node.all_input_nodes) or _is_fill(node):
+            args, kwargs = torch.fx.map_arg(
+                (node.args, node.kwargs), lambda one: values[one] if one in values else _like(one)
+            )
             values[node] = node.target(*args, **kwargs)
-    for position, (node, value) in enumerate(values.items()):
+    literals = {}
+    for node, value in values.items():
         if isinstance(value, torch.Tensor) and any(user not in values for user in node.users):
-            name = f"_literal{position}"
-            graph.register_buffer(name, value)
-            with graph.graph.inserting_before(node):
-                node.replace_all_uses_with(graph.graph.get_attr(name))
+            new = _literal(graph, value, node)
+            new.meta, literals[new] = dict(node.meta), value
+            node.replace_all_uses_with(new)
+    return literals
+
+
+def _is_fill(node: Node) -> bool:
+    return node.target in _FILLS and all("val" in given.meta for given in node.all_input_nodes)
+
+
+def _like(node: Node) -> torch.Tensor | None:
+    """Memory of the form of what a node returned; its values mean nothing."""
+    seen = node.meta.get("val")
+    if not isinstance(seen, torch.Tensor):
+        return None
+    return torch.empty_strided(seen.shape, seen.stride(), dtype=seen.dtype, device=seen.device)
 
 
 def _written(nodes: Iterable[Node]) -> set[Node]:
