@@ -76,6 +76,12 @@ class RestartLoop:
         self.scale = torch.ones(number, dtype=torch.float64)
         self.windows: Windows | None = None
         self.bests = Bests.fresh(number)
+        self.look()
+
+    def look(self) -> None:
+        """Note in plain flags whether any restart is out of step, so that most steps ask no tensor."""
+        self.any_held, self.any_failing = bool(self.hold.any()), bool(self.failures.any())
+        self.any_slow = bool((self.scale != 1.0).any())
 
     @property
     def hold(self) -> Tensor:
@@ -100,8 +106,8 @@ class RestartLoop:
         for leaf in run.leaves.values():
             leaf.grad = None
 
-    def advance(self) -> tuple[Tensor, Tensor]:
-        """One step of all: the losses (R,) in nats, and which restarts failed at it."""
+    def advance(self) -> tuple[Tensor, list[int]]:
+        """One step of all: the losses (R,) in nats, and the numbers of those that failed at it."""
         run = self.run
         if run.batches is not None and self.losses:
             run.args = run.batches()
@@ -109,16 +115,23 @@ class RestartLoop:
         inputs = [*self.stacked.values(), *self.buffers.values(), *data]
         kept = {name: value.clone() for name, value in self.buffers.items()}
         loss, finite, gradients = mapped(inputs)
-        bad = ~finite & ~self.hold
+        bad = ~finite & ~self.hold if self.any_held else ~finite
+        failed = bool(bad.any())
         for leaf, gradient in zip(self.stacked.values(), gradients, strict=True):
             leaf.grad = gradient
         run.set_rate()
-        self._update(self.hold | bad, kept)
-        ended = (self.code == CONVERGED) | (self.code == PATIENCE)
-        self.losses.append(loss.to(torch.float64).masked_fill(ended, torch.nan))
-        self._failed(bad)
+        if failed or self.any_held or self.any_slow:
+            self._update(self.hold | bad, kept)
+        else:
+            self.optimizer.step()
+        row = loss.to(torch.float64)
+        if self.any_held:
+            row = row.masked_fill((self.code == CONVERGED) | (self.code == PATIENCE), torch.nan)
+        self.losses.append(row)
+        if failed or self.any_failing:
+            self._failed(bad)
         run.step += 1
-        return loss, bad
+        return loss, bad.nonzero().flatten().tolist() if failed else []
 
     def _failed(self, bad: Tensor) -> None:
         """Count the failures of this step; freeze, skip, or halve the rate."""
@@ -134,6 +147,7 @@ class RestartLoop:
     def stop(self, which: Tensor, code: int, step: int) -> None:
         """Hold these restarts from now on."""
         self.code, self.at = torch.where(which, code, self.code), torch.where(which, step, self.at)
+        self.look()
 
     def _update(self, held: Tensor, buffers: dict[str, Tensor]) -> None:
         """Move all but the held restarts, each at its own rate."""

@@ -77,6 +77,7 @@ def load_restarts(loop: RestartLoop, state: State, num_steps: int) -> None:
     for name in _ROWS:
         setattr(loop, name, state[f"restart/{name}"].clone())
     loop.windows, loop.bests = Windows.from_state(state), Bests.from_state(state, len(loop.code))
+    loop.look()
     loop.run.step = int(state["step"])
     torch.set_rng_state(state["rng/torch"])
     if "rng/cuda" in state and torch.cuda.is_available():

@@ -68,16 +68,16 @@ def fit_restarts(
     if state is not None:
         load_restarts(loop, state, rules.num_steps)
     started, stopped, first = time.monotonic(), "max_steps", run.step
-    while run.step < rules.num_steps and not bool(loop.hold.all()):
+    while run.step < rules.num_steps and not (loop.any_held and bool(loop.hold.all())):
         late = rules.max_seconds is not None and time.monotonic() - started > rules.max_seconds
         if late and run.step > first:
             stopped = "max_seconds"
             break
-        loss, bad = loop.advance()
-        for number in bad.nonzero().flatten().tolist() if bool(bad.any()) else ():
+        loss, failed = loop.advance()
+        for number in failed:
             reason = f"restart {number}: the loss or a gradient is not finite"
             notify(callbacks, "on_nan", FitError(reason, step=run.step - 1))
-        if bool((loop.code == FROZEN).all()):
+        if failed and bool((loop.code == FROZEN).all()):
             raise FitError(f"all {setting.number} restarts failed", step=run.step - 1)
         _apply_rules(loop, rules)
         asked = notify(callbacks, "on_step", _report(loop, rules.num_steps, loss)) if callbacks else None
@@ -93,6 +93,8 @@ def fit_restarts(
 
 def _apply_rules(loop: RestartLoop, rules: RestartRules) -> None:
     """Evaluate where it is due, and hold the restarts that have converged or lost patience."""
+    if rules.tolerance is None and rules.evaluation_args is None:
+        return
     run, running = loop.run, ~loop.hold
     held_out = None
     if rules.evaluation_args is not None and run.step % rules.evaluate_every == 0:
