@@ -59,7 +59,9 @@ def test_an_interrupted_fit_continues_bitwise(step: int) -> None:
         assert torch.equal(value, continued.state[key]) if isinstance(value, torch.Tensor) else True
     # A state of parameters alone starts the average anew.
     alone = {key: value for key, value in part.state.items() if key.startswith("param/")}
-    assert torch.equal(restore((model, guide), alone, Y).params["logit"], part.params["logit"])
+    restored = restore((model, guide), alone, Y)
+    assert torch.equal(restored.params["logit"], part.params["logit"])
+    assert f"running/{NAME}" not in restored.state
 
 
 def test_a_step_that_failed_leaves_the_average_as_it_was() -> None:
