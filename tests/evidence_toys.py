@@ -131,13 +131,19 @@ def normal_mean() -> Toy:
 
 
 @functools.cache
-def regression() -> Toy:
-    """Oracle 2: normal-inverse-gamma regression on diabetes, D = 12 (11 weights, log variance)."""
+def diabetes() -> tuple[Tensor, Tensor]:
+    """Ten features and the response, standardised (442, 10) and (442,)."""
     from sklearn.datasets import load_diabetes
 
     x, y = (torch.tensor(part) for part in load_diabetes(return_X_y=True))
-    x = torch.cat([torch.ones(442, 1).double(), x / x.std(0, correction=0)], 1)
-    y = (y - y.mean()) / y.std(correction=0)
+    return x / x.std(0, correction=0), (y - y.mean()) / y.std(correction=0)
+
+
+@functools.cache
+def regression() -> Toy:
+    """Oracle 2: normal-inverse-gamma regression on diabetes, D = 12 (11 weights, log variance)."""
+    x, y = diabetes()
+    x = torch.cat([torch.ones(442, 1).double(), x], 1)
     gram, moment, energy, rows = x.T @ x, x.T @ y, y @ y, len(y)
     precision = gram + torch.eye(11)
     mean = torch.linalg.solve(precision, moment)
@@ -221,12 +227,57 @@ def bimodal() -> Toy:
     return Toy(5, tempered_of(log_prior, log_likelihood), draw, value)
 
 
+def linear_gaussian(matrix: Tensor, y: Tensor, noise: float, log_evidence: float) -> Toy:
+    """x ~ N(0, I); y ~ N(A x, noise^2): the posterior is normal."""
+    dim = matrix.shape[1]
+    factor = torch.linalg.cholesky(torch.eye(dim) + matrix.T @ matrix / noise**2)
+    mean = torch.cholesky_solve((matrix.T @ y / noise**2)[:, None], factor)[:, 0]
+
+    def draw(size, random):
+        return mean + torch.linalg.solve_triangular(factor.T, normal((dim, size), random), upper=True).T
+
+    density = tempered_of(
+        lambda x: dist.Normal(0.0, 1.0).log_prob(x).sum(1),
+        lambda x: dist.Normal(x @ matrix.T, noise).log_prob(y).sum(1),
+    )
+    return Toy(dim, density, draw, log_evidence)
+
+
+@functools.cache
+def gaussian_process() -> Toy:
+    """Oracle 4: 12 points, squared exponential kernel, f = L x; the evidence is a multivariate normal."""
+    place = torch.linspace(0.0, 3.0, 12, dtype=torch.float64)
+    kernel = 1.5 * torch.exp(-0.5 * ((place[:, None] - place) / 0.8).square()) + 1e-8 * torch.eye(12)
+    y = torch.sin(2 * place) + 0.2 * normal((12,), torch.Generator().manual_seed(4))
+    marginal = dist.MultivariateNormal(torch.zeros(12).double(), kernel + 0.25**2 * torch.eye(12))
+    return linear_gaussian(torch.linalg.cholesky(kernel), y, 0.25, float(marginal.log_prob(y)))
+
+
+@functools.cache
+def state_space() -> Toy:
+    """Oracle 4: x_t = 0.8 x_{t-1} + 0.6 e_t, y_t = x_t + 0.5 v_t, 15 steps; evidence by the Kalman filter."""
+    y = torch.cumsum(normal((15,), torch.Generator().manual_seed(5)), 0) / 2
+    step = torch.arange(15)
+    lag = (step[:, None] - step).double()
+    matrix = torch.where(lag >= 0, 0.6 * 0.8 ** lag.clamp_min(0), 0.0)
+    mean, variance, value = 0.0, 0.0, 0.0
+    for observed in y.tolist():
+        mean, variance = 0.8 * mean, 0.64 * variance + 0.36
+        total = variance + 0.25
+        value -= 0.5 * (math.log(2 * math.pi * total) + (observed - mean) ** 2 / total)
+        gain = variance / total
+        mean, variance = mean + gain * (observed - mean), (1 - gain) * variance
+    return linear_gaussian(matrix, y, 0.5, value)
+
+
 TOYS = {
     "beta-binomial": beta_binomial,
     "gamma-Poisson": gamma_poisson,
     "Dirichlet-multinomial": dirichlet_multinomial,
     "normal mean": normal_mean,
     "regression": regression,
+    "Gaussian process": gaussian_process,
+    "state space": state_space,
     "eight schools": schools,
     "bimodal": bimodal,
 }

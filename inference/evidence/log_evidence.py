@@ -36,7 +36,9 @@ class LogEvidence(NamedTuple):
     diagnostics: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.standard_error:.4f} nats ({self.kind})"
+        count = len(self.diagnostics.get("warnings", ()))
+        note = f"; {count} warning{'s' if count > 1 else ''}" if count else ""
+        return f"{self.value:.4f} ± {self.standard_error:.4f} nats ({self.kind}{note})"
 
     def __sub__(self, other: LogEvidence) -> LogBayesFactor:
         """The log Bayes factor of this model against the other; see `log_bayes_factor`."""

@@ -27,6 +27,12 @@ def test_difference_of_two_estimates():
     assert "log Bayes factor" in str(found)
 
 
+def test_warnings_are_counted_in_print():
+    assert str(estimate(-3.0, 0.3)) == "-3.0000 ± 0.3000 nats (consistent estimate)"
+    assert str(estimate(-3.0, 0.3, warnings=("a",))).endswith("(consistent estimate; 1 warning)")
+    assert str(estimate(-3.0, 0.3, warnings=("a", "b"))).endswith("; 2 warnings)")
+
+
 def test_exact_against_an_estimate_and_against_a_bound():
     found = normal_mean(Y) - normal_mean(Y, prior_scale=3.0)
     assert (found.kind, found.standard_error, found.data_checked) == ("exact", 0.0, True)

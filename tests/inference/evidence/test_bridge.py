@@ -32,6 +32,21 @@ def test_exact_evidences(name, proposal):
     assert found.kind == "consistent estimate"
 
 
+def test_subsets_of_the_regression_are_ranked_exactly():
+    x, y = evidence_toys.diabetes()
+    subsets = [[2], [2, 8], [1, 2, 3, 6, 8], [1, 2, 3, 4, 5, 8], list(range(10))]
+    noise, found, exact = 0.7, [], []
+    for subset in subsets:
+        covariance = x[:, subset] @ x[:, subset].T + noise**2 * torch.eye(len(y))
+        marginal = torch.distributions.MultivariateNormal(y.new_zeros(len(y)), covariance)
+        exact.append(float(marginal.log_prob(y)))
+        toy = evidence_toys.linear_gaussian(x[:, subset], y, noise, exact[-1])
+        found.append(bridge(toy.density, toy.chains(8, 100, len(subset)), generator=seeded()).value)
+    assert found == pytest.approx(exact, abs=0.02)
+    probability = torch.softmax(torch.tensor(found), 0)
+    torch.testing.assert_close(probability, torch.softmax(torch.tensor(exact), 0), rtol=0.05, atol=1e-4)
+
+
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", ["regression", "eight schools", "bimodal"])
 @pytest.mark.parametrize(("length", "stay"), [(120, 0.0), (400, 0.8)])
