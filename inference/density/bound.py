@@ -32,6 +32,7 @@ class _Settings(NamedTuple):
     executor: str
     discrete: str
     seed: int
+    subsampled: str | None
 
 
 class Bound(NamedTuple):
@@ -127,13 +128,18 @@ class Bound(NamedTuple):
         _check_shapes([tuple(each.shape) for each in self.flat.tensors], flat, self.dims)
         if any(dim is not None for dim in self.dims):
             return self._with_batch(flat, self.dims)
-        settings = self.settings
         if not self.chosen.takes_data or flat.key != self.flat.key:
             return self._anew(flat)
         if any(self.structure.supports.values()):
             with self.tracing():
                 own = flat.rebuild(flat.tensors)
-                found = find_structure(settings.model, *own, seed=settings.seed, discrete=settings.discrete)
+                found = find_structure(
+                    settings.model,
+                    *own,
+                    seed=settings.seed,
+                    discrete=settings.discrete,
+                    subsampled=settings.subsampled,
+                )
             moved = differing_supports(self.structure, found)
             if moved:
                 raise ValueError(
@@ -215,7 +221,17 @@ class Bound(NamedTuple):
     def _anew(self, flat: Arguments) -> Bound:
         args, kwargs = flat.rebuild(flat.tensors)
         s = self.settings
-        return bind(s.model, args, kwargs, self.num_chains, s.executor, self.joint.dtype, s.discrete, s.seed)
+        return bind(
+            s.model,
+            args,
+            kwargs,
+            self.num_chains,
+            s.executor,
+            self.joint.dtype,
+            s.discrete,
+            s.seed,
+            s.subsampled,
+        )
 
     def _eager(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self.tracing():
@@ -271,6 +287,7 @@ def bind(
     dtype: torch.dtype | None,
     discrete: str,
     seed: int,
+    subsampled: str | None = None,
 ) -> Bound:
     """Find the sites, record, check; see `compile_density`.
 
@@ -289,11 +306,13 @@ def bind(
     flat = _cast(flat, dtype)
     with traceable(), default_dtype(dtype):
         own_args, own_kwargs = flat.rebuild(flat.tensors)
-        structure = find_structure(model, own_args, own_kwargs, seed=seed, discrete=discrete)
+        structure = find_structure(
+            model, own_args, own_kwargs, seed=seed, discrete=discrete, subsampled=subsampled
+        )
         given = () if structure.summed else tuple(structure.discrete)
         joint = Joint(model, structure, dtype, given)
         start = _discrete_start(joint, own_args, own_kwargs, seed)
-        settings = _Settings(model, executor, discrete, seed)
+        settings = _Settings(model, executor, discrete, seed, subsampled)
         dims: tuple[int | None, ...] = (None,) * len(flat.tensors)
         empty = Chosen("loop", looped(joint, flat.rebuild, dims), None, True, ())
         bound = Bound(settings, structure, joint, num_chains, empty, flat, dims, (), start, {})
@@ -333,7 +352,7 @@ def _discrete_start(
     from pyro import poutine
 
     with preserved_random_state(seed), torch.no_grad(), poutine.block():
-        trace = poutine.trace(joint.plain).get_trace(*args, **kwargs)
+        trace: Any = poutine.trace(joint.plain).get_trace(*args, **kwargs)
     return {name: trace.nodes[name]["value"] for name in joint.given}
 
 

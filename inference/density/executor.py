@@ -15,6 +15,7 @@ from evidentia.inference.compile.simplify import simplify
 __all__ = ["Executable", "Executor", "build_executor", "check_executor"]
 
 Executor: TypeAlias = Literal["fx", "jit", "inductor"]
+_EXECUTORS: tuple[Executor, ...] = ("fx", "jit", "inductor")
 Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
@@ -50,8 +51,9 @@ def check_executor(executor: str) -> Executor:
     """
     if executor == "auto":
         return "jit" if callable(getattr(torch.jit, "trace", None)) else "fx"
-    if executor == "fx" or executor == "jit" or executor == "inductor":
-        return executor
+    for known in _EXECUTORS:
+        if executor == known:
+            return known
     raise ValueError(
         f"executor: expected 'auto', 'fx', 'jit' or 'inductor', got {executor!r}. Fix: executor='auto'"
     )

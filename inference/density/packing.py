@@ -130,7 +130,7 @@ def draw_prior(
     seed = int(torch.randint(2**62, (), generator=generator))
 
     def one() -> Tensor:
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+        trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
         values = {site.name: trace.nodes[site.name]["value"] for site in structure.sites}
         return pack(structure, values, dtype)
 

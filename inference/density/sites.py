@@ -166,11 +166,13 @@ def _run(
     subsampled: str | None,
 ) -> Structure:
     with preserved_random_state(seed), torch.no_grad(), unvalidated(), poutine.block(), _DrawImproper():
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+        trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
     sites: list[Site] = []
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, torch.dtype] = {}
-    prior, likelihood, improper = [], [], []
+    prior: list[str] = []
+    likelihood: list[str] = []
+    improper: list[str] = []
     supports: dict[str, tuple[Tensor, ...]] = {}
     nesting = 0
     for name, node in trace.nodes.items():
@@ -179,6 +181,8 @@ def _run(
         law: Any = node["fn"]
         if type(law).__name__ == "_Subsample":
             _check_plate(name, law, subsampled)
+            if name == subsampled:  # its rows are inputs, as given discrete sites are
+                shapes[name], dtypes[name] = tuple(node["value"].shape), node["value"].dtype
             continue
         frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
         nesting = max([nesting, *(-frame.dim for frame in frames)])
