@@ -51,8 +51,8 @@ LABELS = {
     "relax": "RELAX",
     "local": "local expectation",
     "st": "straight-through",
-    "st_gumbel": "straight-through Gumbel",
-    "rao_blackwell_st": "the same, Rao-Blackwellised",
+    "st_gumbel": "straight-through (ST) Gumbel",
+    "rao_blackwell_st": "Rao-Blackwellised ST Gumbel",
 }
 BIASED = ("st", "st_gumbel", "rao_blackwell_st")
 UNBIASED = tuple(name for name in LABELS if name not in BIASED)
