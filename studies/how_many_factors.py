@@ -39,6 +39,13 @@ LINEAR, MIXTURES = ("ppca", "factors"), ("mixture", "diagonal_mixture")
 FACTORS, COMPONENTS = tuple(range(1, 11)), tuple(range(1, 7))
 IRIS_FACTORS = (1, 2, 3)
 WINE = {"data": "wine"}
+FITS = (
+    "probabilistic PCA, exact",
+    "probabilistic PCA, encoder",
+    "factor analysis, exact",
+    "mixture, diagonal covariances, enumerated",
+)
+"""The variational fits."""
 
 
 class Config(StudyConfig):
@@ -116,7 +123,11 @@ def claims(config: Config) -> tuple[Claim, ...]:
             op=op,
             value=value,
         )
-        for family, largest in (("ppca", max(FACTORS)), ("mixture", max(COMPONENTS)))
+        for family, largest in (
+            ("ppca", max(FACTORS)),
+            ("factors", max(FACTORS)),
+            ("mixture", max(COMPONENTS)),
+        )
         for op, value in ((">", 1), ("<", largest))
     )
     return (
@@ -134,6 +145,13 @@ def claims(config: Config) -> tuple[Claim, ...]:
             op=">=",
             value=0.0,
         ),
+        Claim(
+            text="factor analysis: EM is at most 0.001 nats for a row below scikit-learn's likelihood",
+            metric="sklearn_lead",
+            where={"family": "factors", "inference": _counts(full)},
+            op=">=",
+            value=-0.001,
+        ),
         *(
             Claim(
                 text=f"{family}: EM ends where scikit-learn's ends from the same start, within 1e-6 nats",
@@ -145,6 +163,16 @@ def claims(config: Config) -> tuple[Claim, ...]:
             for family in MIXTURES
         ),
         *interior,
+        *(
+            Claim(text=text, metric=metric, where={"fit": FITS}, op="==", value=0.0, tolerance=0.005)
+            for metric, text in (
+                (
+                    "bound_error",
+                    "variational fits: the bound is the evidence, within 0.005 nats for a row",
+                ),
+                ("optimum_error", "variational fits: they end at the maximum, within 0.005 nats for a row"),
+            )
+        ),
         Claim(
             text="wine: three diagonal components match the cultivars with an adjusted Rand index above 0.7",
             metric="rand",
