@@ -288,15 +288,17 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
     """The held-out bound while training, the final scores, and the noise of the gradients."""
     import pandas as pd
 
+    from evidentia.studies.harness.figures.estimators import plot_noise, plot_training
+
     watched = []
     for point in result.points:
         if point.inference.key == "latent":
             table = result.read(point, "watched").assign(estimator=point.inference.params["estimator"])
             watched.append(table)
     return {
-        "training": plot_training(pd.concat(watched, ignore_index=True)),
+        "training": plot_training(pd.concat(watched, ignore_index=True), LABELS, rows=TRAIN_ROWS),
         "scores": plot(result.table),
-        "noise": plot_noise(noise(result.table)),
+        "noise": plot_noise(noise(result.table), LABELS, biased=BIASED),
     }
 
 
@@ -331,63 +333,6 @@ def plot(result: "pd.DataFrame") -> "Figure":
         axes.set_xlabel("nats per image")
         axes.set_title("What each estimator trains")
         figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-def plot_training(watched: "pd.DataFrame") -> "Figure":
-    """The bound on validation images against the step, mean over the seeds."""
-    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
-
-    with style():
-        figure = new_figure(
-            6.8,
-            4.0,
-            "Minus the ELBO on 150 validation images (four copies) during the training, mean "
-            "over the seeds. Dashed: the estimators after the sixth in the legend.",
-        )
-        axes = figure.add_subplot()
-        for index, (name, label) in enumerate(LABELS.items()):
-            part = watched[watched["estimator"] == name].groupby("step")["loss"].mean()
-            if len(part):
-                axes.plot(
-                    part.index, part / TRAIN_ROWS, "-" if index < 6 else "--",
-                    color=COLOURS[index % 6], label=label,
-                )  # fmt: skip
-        axes.set_xlabel("step")
-        axes.set_ylabel("nats per image")
-        axes.set_title("Held-out bound while training")
-        figure.legend(loc="outside right upper")
-    return figure
-
-
-def plot_noise(table: "pd.DataFrame") -> "Figure":
-    """Variance and squared bias of each estimator at the same parameters, logarithmic."""
-    from matplotlib.patches import Patch
-
-    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
-
-    rows = table.iloc[::-1]
-    with style():
-        figure = new_figure(
-            6.6,
-            4.0,
-            "Expected squared distance of one estimate from the exact gradient in the encoder's logits of an "
-            "image, in nats², split into variance and squared bias (logarithmic, side by side). The "
-            "estimators without a lower bar are unbiased. In brackets: decoder runs for each image.",
-        )
-        axes = figure.add_subplot()
-        for place, (name, row) in enumerate(rows.iterrows()):
-            axes.barh(place + 0.19, row["variance"], 0.36, color=COLOURS[0])
-            if name in BIASED:
-                axes.barh(place - 0.19, row["bias_squared"], 0.36, color=COLOURS[1])
-        labels = [f"{LABELS[str(name)]} ({row['evaluations']:.0f})" for name, row in rows.iterrows()]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set_xscale("log")
-        axes.set_xlim(left=0.3 * float(rows.loc[rows.index.isin(BIASED), "bias_squared"].clip(1e-6).min()))
-        axes.set_xlabel("nats² per image, summed over the latents")
-        axes.set_title("Noise of the encoder's gradient")
-        parts = [Patch(color=COLOURS[0], label="variance"), Patch(color=COLOURS[1], label="bias²")]
-        figure.legend(handles=parts, loc="outside lower center", ncols=2)
     return figure
 
 
