@@ -58,12 +58,14 @@ class ChainMCMC(MCMC):  # type: ignore[misc, unused-ignore]
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Run all chains; the arguments are the model's."""
-        self.num_chains, self._diagnostics = 1, [{}]
+        self.num_chains = 1
+        self._diagnostics: list[Any] = [None]
         super().run(*args, **kwargs)
         chains = self.kernel.num_chains
         if chains == 1:
             return
-        self._samples = {name: value[0].transpose(0, 1) for name, value in self._samples.items()}
+        samples: Any = self._samples
+        self._samples: Any = {name: value[0].transpose(0, 1) for name, value in samples.items()}
         whole = self._diagnostics[0]
         columns = {k: v for k, v in whole.items() if isinstance(v, torch.Tensor) and v.dim() == 2}
         self._diagnostics = [

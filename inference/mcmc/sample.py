@@ -1,52 +1,28 @@
-"""`sample`: many chains of any batched kernel in one process, started, adapted, recorded, judged, resumable."""
+"""`sample`: many chains of any batched kernel in one process, judged at the end and resumable."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-from evidentia.inference.density.log_density import LogDensity, compile_density
+from evidentia.inference.density.log_density import compile_density
+from evidentia.inference.density.sites import find_structure
 from evidentia.inference.idata.draws import Draws
-from evidentia.inference.mcmc.batched import BatchedKernel, flatten_state, restore_state
+from evidentia.inference.mcmc.batched import BatchedKernel
 from evidentia.inference.mcmc.choose_kernel import kernel_of
 from evidentia.inference.mcmc.nuts import nuts
-from evidentia.inference.mcmc.recording import Recording
-from evidentia.inference.mcmc.warm_start import first_positions, superchain_count
+from evidentia.inference.mcmc.sampling_run import SamplingRun
+from evidentia.inference.mcmc.warm_start import superchain_count
 from evidentia.inference.training.callbacks import CallbackLike, notify
 
-__all__ = ["SampleStep", "sample"]
+__all__ = ["sample"]
 
 _LOG = logging.getLogger("evidentia")
-
-
-class SampleStep(NamedTuple):
-    """What a callback learns about one finished transition of all chains.
-
-    Attributes:
-        step: transitions so far, warm-up included.
-        num_steps: transitions in all.
-        warmup: whether this was a transition of the warm-up.
-        divergences: divergent transitions after the warm-up, of all chains.
-        acceptance_rate: mean over chains.
-        n_steps: density evaluations of each chain in this transition.
-        group_lp: (groups,) mean log density in nats of each group of chains that began at one point.
-
-    References:
-        none; bookkeeping.
-    """
-
-    step: int
-    num_steps: int
-    warmup: bool
-    divergences: int
-    acceptance_rate: float
-    n_steps: int
-    group_lp: Tensor
 
 
 def sample(
@@ -82,7 +58,7 @@ def sample(
             with settings of its own, such as `HMC(target_accept=0.9)`.
         num_draws: draws kept of each chain, those in `state` included.
         warmup_steps: transitions that adapt.
-        num_chains: C; about twice the dimension, between 64 and 256, when None (4 for "nuts").
+        num_chains: C; twice the dimension, but 64 to 256, when None (4 for "nuts").
         thinning: keep every that-many-th transition.
         seed: of everything random; drawn from torch's generator when None.
         start: "auto", "smc", "prior", "uniform", constrained values by site, or unconstrained positions.
@@ -111,6 +87,7 @@ def sample(
         R-hat.
 
     Example:
+        >>> import pyro
         >>> from pyro.distributions import Normal
         >>> def model(y):
         ...     mean = pyro.sample("mean", Normal(0.0, 1.0))
@@ -132,16 +109,18 @@ def sample(
             thinning=thinning, check=check, **kwargs,
         )  # fmt: skip
     mover = kernel_of(kernel)
+    chains = num_chains or _enough_chains(find_structure(model, args, kwargs, seed=seed).dim)
     density = compile_density(
-        model, *args, num_chains=num_chains, executor=executor, dtype=dtype, seed=seed, **kwargs
+        model, *args, num_chains=chains, executor=executor, dtype=dtype, seed=seed, **kwargs
     )
-    run = _Run(density, mover, num_draws, warmup_steps, thinning, seed)
-    settings = {
-        "kernel": mover.name, "num_chains": density.num_chains, "warmup_steps": warmup_steps,
-        "thinning": thinning, "num_superchains": superchain_count(density.num_chains, num_superchains),
+    run = SamplingRun(density, mover, num_draws, warmup_steps, thinning, seed)
+    superchains = superchain_count(chains, num_superchains)
+    settings: dict[str, Any] = {
+        "kernel": mover.name, "num_chains": chains, "warmup_steps": warmup_steps,
+        "thinning": thinning, "num_superchains": superchains,
     }  # fmt: skip
     if state is None:
-        run.begin(start, settings["num_superchains"])
+        run.begin(start, superchains)
     else:
         _check_state(state, settings)
         run.resume(state)
@@ -150,7 +129,7 @@ def sample(
         while stopped is None and run.recording.count < num_draws:
             info = run.advance()
             if callbacks:
-                stopped = notify(callbacks, "on_step", run.report(info, settings["num_superchains"]))
+                stopped = notify(callbacks, "on_step", run.report(info, superchains))
             if checkpoint_every is not None and run.step % checkpoint_every == 0:
                 notify(callbacks, "on_checkpoint", settings | run.flat())
     draws = run.draws(stopped or "max_steps", settings)
@@ -160,124 +139,16 @@ def sample(
     return draws
 
 
+def _enough_chains(dim: int) -> int:
+    """Twice the dimension, so that the ensemble gives a dense metric; 64 to 256, in sixteens."""
+    return min(256, max(64, 16 * math.ceil(2 * dim / 16)))
+
+
 def _judge(draws: Draws) -> None:
     from evidentia.inference.diagnostics import verdict
 
     for failure in verdict(draws).failures:
         _LOG.warning("sample: %s", failure)
-
-
-class _Run:
-    """One call of `sample` in progress."""
-
-    def __init__(
-        self,
-        density: LogDensity,
-        kernel: BatchedKernel,
-        num_draws: int,
-        warmup_steps: int,
-        thinning: int,
-        seed: int,
-    ) -> None:
-        self.density, self.kernel, self.thinning, self.seed = density, kernel, thinning, seed
-        self.num_draws, self.warmup_steps = num_draws, warmup_steps
-        self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
-        self.how, self.log_evidence = "given", None
-        self.state: Any = None
-        self.recording: Recording
-        self.step_size = float("nan")
-        self.skipped = torch.zeros(density.num_chains, dtype=torch.bool)
-
-    def begin(self, start: Any, superchains: int) -> None:
-        """Find first positions and adapt to their spread; then superchains gather at one point each."""
-        first = first_positions(self.density, start, self.density.num_chains, self.generator)
-        self.how, self.log_evidence = first.how, first.log_evidence
-        self.state = self.kernel.start(self.density, first.position, self.warmup_steps, self.generator)
-        if superchains and first.how != "given":
-            size = len(first.position) // superchains
-            # Strided: the particles of one tempered copy are neighbours.
-            gathered = first.position[::size].repeat_interleave(size, 0)
-            self.state = self.kernel.relocate(self.density, self.state, gathered)
-        self.recording = Recording(self.num_draws, first.position)
-
-    def resume(self, saved: Mapping[str, Any]) -> None:
-        """Everything as it was at the checkpoint."""
-        parts = {k.removeprefix("kernel/"): v for k, v in saved.items() if k.startswith("kernel/")}
-        if "position" in parts:
-            position = parts["position"]
-        else:
-            position = next(value for name, value in parts.items() if name.endswith(".position"))
-        if position.shape != (self.density.num_chains, self.density.dim):
-            raise ValueError(
-                f"state: its positions have shape {tuple(position.shape)}, the model needs "
-                f"{(self.density.num_chains, self.density.dim)}. Fix: continue with the same model and data"
-            )
-        template = self.kernel.start(
-            self.density, position, self.warmup_steps, torch.Generator().manual_seed(0)
-        )
-        self.state = restore_state(template, parts)
-        self.recording = Recording(self.num_draws, position)
-        self.recording.restore(saved)
-        self.step, self.how = int(saved["step"]), str(saved["start"])
-        self.skipped = saved["skipped"].clone()
-        self.generator.set_state(saved["rng/torch"])
-
-    def advance(self) -> Any:
-        """One transition, recorded."""
-        self.state, info = self.kernel.advance(self.density, self.state, self.generator)
-        self.step += 1
-        if self.step <= self.warmup_steps:
-            self.recording.warm(info, self.state.log_density, self.kernel.adaptation(self.state))
-            return info
-        if self.step_size != self.step_size:
-            self.step_size = float(
-                self.kernel.adaptation(self.state).get("step_size", torch.tensor(torch.nan)).mean()
-            )
-        if (self.step - self.warmup_steps) % self.thinning:
-            self.skipped = self.skipped | info.diverging
-        else:
-            self.recording.keep(
-                self.state.position, self.state.log_density, info, self.skipped, self.step_size
-            )
-            self.skipped = torch.zeros_like(self.skipped)
-        return info
-
-    def report(self, info: Any, superchains: int) -> SampleStep:
-        """What callbacks learn."""
-        lp = self.state.log_density.reshape(max(superchains, 1), -1).mean(1)
-        total = self.warmup_steps + self.num_draws * self.thinning
-        return SampleStep(
-            self.step, total, self.step <= self.warmup_steps, self.recording.divergences,
-            float(info.acceptance_rate.mean()), int(info.num_steps), lp,
-        )  # fmt: skip
-
-    def flat(self) -> dict[str, Any]:
-        """The state that continues bitwise."""
-        flat: dict[str, Any] = {
-            "seed": self.seed, "step": self.step, "start": self.how, "skipped": self.skipped,
-            "rng/torch": self.generator.get_state(),
-        }  # fmt: skip
-        flat |= {f"kernel/{name}": value.clone() for name, value in flatten_state(self.state).items()}
-        return flat | self.recording.state()
-
-    def draws(self, stopped: str, settings: Mapping[str, Any]) -> Draws:
-        """The result."""
-        count = self.recording.count
-        unconstrained = self.recording.draws[:count].transpose(0, 1)
-        stats = {name: value[:count].transpose(0, 1) for name, value in self.recording.stats.items()}
-        return Draws(
-            self.density.unpack(unconstrained) if count else {},
-            stats or {"lp": torch.zeros(self.density.num_chains, 0)},
-            dict(settings) | self.flat(),
-            stopped,
-            self.kernel.name,
-            superchains=settings["num_superchains"] if self.how != "given" else 0,
-            unconstrained=unconstrained,
-            warmup={name: torch.tensor(path) for name, path in self.recording.warmup.items()},
-            adjusted=self.kernel.adjusted,
-            log_evidence=self.log_evidence,
-        )
 
 
 def _pyro_nuts(model: Callable[..., Any], *args: Any, thinning: int, check: bool, **options: Any) -> Draws:
