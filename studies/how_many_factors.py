@@ -268,9 +268,10 @@ def plot_scores(rows: "pd.DataFrame", *, title: str) -> "Figure":
             (right, MIXTURES, "components"),
         ):
             for family in families:
-                part = rows[rows["family"] == family].sort_values("size")
+                part, shade = rows[rows["family"] == family].sort_values("size"), next(colour)
+                if part.empty:
+                    continue
                 size, mean, error = part["size"], part["held_out"], part["held_out_se"]
-                shade = next(colour)
                 axes.fill_between(size, mean - error, mean + error, color=shade, alpha=0.15, linewidth=0)
                 axes.plot(size, mean, "o-", color=shade, mfc="white", label=FAMILIES[family])
                 best, bic = part[size == part["best_size"]], part[size == part["bic_size"]]
