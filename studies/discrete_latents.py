@@ -271,14 +271,15 @@ def conclude(result: "Result") -> list[str]:
             f"{part['bound_nats_se'].mean():.2f} for the choice of images), evidence "
             f"{part['exact_nats'].mean():.2f}."
         )
-    for name, row in noise(result.table).iterrows():
+    for key, row in noise(result.table).iterrows():
+        name = str(key)
         bias = (
             f"bias of {100 * row['relative_bias']:.0f} % of the gradient"
             if name in BIASED
             else f"no bias seen (largest |z| {row['largest_z']:.1f})"
         )
         sentences.append(
-            f"{LABELS[str(name)]}: variance {row['variance']:.3g} nats² for {row['evaluations']:.0f} decoder "
+            f"{LABELS[name]}: variance {row['variance']:.3g} nats² for {row['evaluations']:.0f} decoder "
             f"runs, {bias}."
         )
     return sentences

@@ -66,7 +66,7 @@ def gradient_noise(problem: Problem, params: Mapping[str, Any], context: Context
         raise StudyError("data: inference 'gradient_noise' needs held-out rows")
     kind = problem.model.prior_logits.dtype
     rows, held_out = problem.data.x.to(kind), problem.data.test_x.to(kind)[: options.images]
-    size = {} if options.batch_size is None else {"size": len(rows)}
+    size: dict[str, Any] = {} if options.batch_size is None else {"size": len(rows)}
     result = train(problem, options, context, (rows,), **size)
     lines, entries = [], []
     with result.scope(), torch.no_grad():
