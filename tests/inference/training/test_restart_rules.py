@@ -258,7 +258,7 @@ def test_patience_is_lost_by_one_and_puts_back_its_best_parameters() -> None:
         pyro.factor("f", -((w - target) ** 2))
 
     # Trained towards 10 and held out at 0: one that starts at 0 only gets worse, one at -3 gets better.
-    starts = Restarts(2, initial=lambda restart, values: {"w": torch.tensor(-3.0)})
+    starts = Restarts(3, initial=lambda restart, values: {"w": torch.tensor([0.0, -3.0, -0.35][restart])})
     options = {"learning_rate": 0.05, "objective": ELBO(), "optimizer": torch.optim.Adam}
     options |= {"evaluation_args": (torch.tensor(0.0),), "evaluate_every": 3, "patience": 2}
     found = fit((model, lambda t: None), torch.tensor(10.0), num_steps=30, restarts=starts, **options)
@@ -271,7 +271,12 @@ def test_patience_is_lost_by_one_and_puts_back_its_best_parameters() -> None:
     assert single.stopped == "patience"
     torch.testing.assert_close(found.restart(0).params["w"], single.params["w"])
     torch.testing.assert_close(found.restart(0).evaluations, single.evaluations)
-    assert found.best_restart == 0
+    # The third passes 0 between: it is past its best, and moves on, when the first is put back.
+    assert (found.restart(2).stopped, found.restart(2).best_step) == ("patience", 6)
+    assert found.restart(2).evaluations[:, 1].tolist() == pytest.approx(
+        [0.04, 0.0025, 0.01, 0.0625], abs=0.01
+    )
+    assert found.best_restart == 2
     assert found.stopped == "patience"
     assert float(found.restart(1).params["w"]) == pytest.approx(-1.5, abs=0.1)
 
