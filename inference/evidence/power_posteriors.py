@@ -100,7 +100,7 @@ def power_posteriors(
             f'betas: expected a tensor, a number or "adaptive", got {betas!r}. Fix: betas="adaptive"'
         )
     draw, size = draws_of(density, prior_draws), (4, max(128, math.ceil(num_chains / 4)))
-    run = sweep(density, draw(math.prod(size), generator), size, None, 0.5, None, generator)
+    run = sweep(density, draw(math.prod(size), generator), size, None, 0.5, 3, generator)
     if isinstance(betas, str):
         ladder = run.path.betas
     else:
@@ -108,7 +108,7 @@ def power_posteriors(
         ladder = check_ladder(wanted, from_prior=False).to(run.path.betas)
         # Again, through the wanted temperatures as well: a coarse ladder alone would kill the particles.
         union = torch.cat([run.path.betas, ladder]).unique()
-        run = sweep(density, draw(math.prod(size), generator), size, union, 0.5, None, generator)
+        run = sweep(density, draw(math.prod(size), generator), size, union, 0.5, 3, generator)
     prior = as_tempered(density)(draw(4 * num_chains * num_draws, generator), 0.0).log_likelihood
     prior = finite_or_dead(prior).double()
     warm = ladder[ladder > 0]

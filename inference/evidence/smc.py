@@ -53,7 +53,7 @@ def tempered_smc(
     prior_draws: PriorDraws | None = None,
     betas: Tensor | None = None,
     target: float = 0.5,
-    num_moves: int | None = None,
+    num_moves: int | None = 3,
     double_moves: bool = False,
     generator: torch.Generator | None = None,
 ) -> SMCResult:
@@ -73,8 +73,8 @@ def tempered_smc(
         prior_draws: (num, generator) -> (num, D); the density's own when None.
         betas: ladder from 0 to 1; when None the effective sample size falls to `target` at each step.
         target: wanted effective fraction of the particles.
-        num_moves: transitions at each temperature; when None 2 to 12, until neither a direction nor the log
-            likelihood is correlated with those of the ancestors.
+        num_moves: transitions at each temperature, 3 for a fast start; when None 2 to 12, until neither a
+            direction nor the log likelihood is correlated with those of the ancestors.
         double_moves: run once more with twice the moves and report the drift of the log evidence.
         generator: random numbers; torch's global generator when None.
 

@@ -134,6 +134,14 @@ def test_separate_modes_are_reported():
     assert 0.4 < float((found.position[:, 0] > 0).double().mean()) < 0.6
 
 
+def test_moves_go_on_until_the_ancestors_are_forgotten():
+    easy = run(path_posteriors.normal(), 256, num_moves=None).log_evidence.diagnostics
+    assert max(easy["num_moves"]) <= 5
+    assert easy["stuck_betas"] == ()
+    hard = run(path_posteriors.bimodal(), 64, num_moves=None).log_evidence.diagnostics
+    assert max(hard["num_moves"]) == 12  # no number of moves takes a particle from mode to mode
+
+
 def test_a_given_ladder_is_kept_and_single_precision_works():
     normal = path_posteriors.normal()
     betas = torch.tensor([0.0, 0.1, 0.4, 1.0])

@@ -121,16 +121,17 @@ def test_a_heavy_prior_is_refused_by_the_trapezoid_and_not_needed(generator):
     """With a half-Cauchy scale the mean log likelihood of the prior does not exist."""
     posterior = path_posteriors.eight_schools()
     power = power_posteriors(
-        posterior.density, 16, num_draws=40, prior_draws=posterior.prior_draws, generator=generator
+        posterior.density, 32, num_draws=40, prior_draws=posterior.prior_draws, generator=generator
     )
     with pytest.raises(ValueError, match="does not exist"):
         thermodynamic_integration(power, first_step="trapezoid")
     found = thermodynamic_integration(power)
     assert abs(found.value - posterior.log_evidence) < 4 * found.standard_error < 0.5
     assert any("heavy prior" in warning for warning in found.diagnostics["warnings"])
-    # What the refusal prevents: through a prior with ordinary temperatures the integral is far off.
-    plain = torch.trapezoid(power.log_likelihood[::4].mean((1, 2)), power.betas[::4])
-    assert float(plain) < posterior.log_evidence - 10
+    # What the refusal prevents: with a first step of half the way the integral is far off.
+    few = [0, 28, 32]
+    plain = torch.trapezoid(power.log_likelihood[few].mean((1, 2)), power.betas[few])
+    assert float(plain) < posterior.log_evidence - 20
 
 
 def test_a_ladder_without_the_prior_uses_an_importance_step(generator):
@@ -169,7 +170,7 @@ def test_the_prior_tail_tells_whether_a_mean_exists(generator):
 def test_wbic_is_the_mean_log_likelihood_at_one_over_log_n(generator):
     normal = path_posteriors.normal()
     found = wbic(
-        normal.density, 20, num_chains=64, num_draws=40, prior_draws=normal.prior_draws, generator=generator
+        normal.density, 20, num_chains=64, num_draws=80, prior_draws=normal.prior_draws, generator=generator
     )
     exact = float(mean_log_likelihood(torch.tensor(1 / math.log(20), dtype=torch.float64)))
     assert abs(found.value - exact) < 4 * found.standard_error < 0.3
