@@ -133,13 +133,8 @@ class Bound(NamedTuple):
         if any(self.structure.supports.values()):
             with self.tracing():
                 own = flat.rebuild(flat.tensors)
-                found = find_structure(
-                    settings.model,
-                    *own,
-                    seed=settings.seed,
-                    discrete=settings.discrete,
-                    subsampled=settings.subsampled,
-                )
+                model, _, discrete, seed, plate = self.settings
+                found = find_structure(model, *own, seed=seed, discrete=discrete, subsampled=plate)
             moved = differing_supports(self.structure, found)
             if moved:
                 raise ValueError(
@@ -220,18 +215,9 @@ class Bound(NamedTuple):
 
     def _anew(self, flat: Arguments) -> Bound:
         args, kwargs = flat.rebuild(flat.tensors)
-        s = self.settings
-        return bind(
-            s.model,
-            args,
-            kwargs,
-            self.num_chains,
-            s.executor,
-            self.joint.dtype,
-            s.discrete,
-            s.seed,
-            s.subsampled,
-        )
+        model, executor, discrete, seed, plate = self.settings
+        dtype = self.joint.dtype
+        return bind(model, args, kwargs, self.num_chains, executor, dtype, discrete, seed, plate)
 
     def _eager(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         with self.tracing():

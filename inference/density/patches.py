@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,9 @@ import pyro.ops.special as special
 import pyro.ops.tensor_utils as tensor_utils
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, dirichlet
 
-__all__ = ["default_dtype", "safe_cholesky", "safe_log", "traceable", "unvalidated"]
+__all__ = ["default_dtype", "plain_dirichlet", "safe_cholesky", "safe_log", "traceable", "unvalidated"]
 
 
 def safe_log(x: Tensor) -> Tensor:
@@ -111,6 +112,34 @@ def unvalidated() -> Iterator[None]:
             Distribution._validate_sample = original  # type: ignore[method-assign]
 
 
+class _PlainDirichlet:
+    """In place of torch's `autograd.Function` of the same use: draws without gradients."""
+
+    @staticmethod
+    def apply(concentration: Tensor) -> Tensor:
+        return torch._sample_dirichlet(concentration)
+
+
+@contextmanager
+def plain_dirichlet() -> Iterator[None]:
+    """Dirichlet and beta distributions can be drawn from under `vmap`, without gradients.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> with plain_dirichlet(), torch.no_grad():
+        ...     pyro.distributions.Beta(torch.ones(3), 1.0).sample().shape
+        torch.Size([3])
+    """
+    original = dirichlet._Dirichlet
+    dirichlet._Dirichlet = _PlainDirichlet  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        dirichlet._Dirichlet = original  # type: ignore[misc]
+
+
 @contextmanager
 def traceable() -> Iterator[None]:
     """Everything a trace of a batched model needs: no validation, and numerical helpers that can be batched.
@@ -130,7 +159,9 @@ def traceable() -> Iterator[None]:
     places = (*((module, "safe_log") for module in (special, torch_log, hmm)),)
     places += (*((module, "safe_cholesky") for module in (tensor_utils, gaussian, hmm)),)
     originals = [getattr(module, name) for module, name in places]
-    with unvalidated():
+    with unvalidated(), warnings.catch_warnings():
+        # A missing batching rule of torch is slower eagerly, and costs nothing in a recording.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         try:
             for module, name in places:
                 setattr(module, name, globals()[name])

@@ -274,13 +274,11 @@ def differing_supports(one: Structure, two: Structure) -> list[str]:
 
 
 def _bounds(support: Any) -> tuple[Tensor, ...]:
-    """The numbers that bound a support, through the constraints it is made of."""
+    """The tensors that bound a support, through the constraints it is made of."""
     found = []
     for value in vars(support).values():
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.append(torch.tensor(float(value)))
         elif hasattr(value, "check"):
             found += _bounds(value)
     return tuple(found)
