@@ -61,6 +61,14 @@ def test_errors_over_repeats(name, length, stay):
         assert 0.88 <= (z.abs() < 1.96).double().mean() <= 0.99
 
 
+def test_correlated_draws_count_for_less():
+    toy = evidence_toys.schools()
+    found = bridge(toy.density, toy.chains(32, 400, 0, stay=0.8), generator=seeded()).diagnostics
+    assert found["num_draws"] == 6400
+    for name in ("ess", "ess_f1"):  # the autocorrelation time is 1.8 / 0.2 = 9
+        assert found[name] == pytest.approx(6400 / 9, rel=0.15)
+
+
 def test_warp_is_better_on_a_skewed_posterior():
     toy = evidence_toys.schools()
     found = bridge(toy.density, toy.chains(32, 400, 2), generator=seeded())
