@@ -128,6 +128,13 @@ def test_doubled_moves_report_a_drift():
     assert twice.num_gradients > 2.5 * once.num_gradients
 
 
+def test_few_particles_do_not_freeze():
+    """Eight particles agree by chance: moves with their own variances would leave them where they are."""
+    spread = [run(path_posteriors.eight_schools(), 8, num_copies=1, seed=s).position.std(0) for s in range(5)]
+    assert float(torch.stack(spread).min()) > 0.2
+    assert float(torch.stack(spread).mean()) > 0.7
+
+
 def test_separate_modes_are_reported():
     found = run(path_posteriors.bimodal(), 128)
     assert found.log_evidence.diagnostics["stuck_betas"][-1] == 1.0
