@@ -62,11 +62,12 @@ def test_errors_over_repeats(name, length, stay):
 
 
 def test_correlated_draws_count_for_less():
-    toy = evidence_toys.schools()
-    found = bridge(toy.density, toy.chains(32, 1600, 0, stay=0.8), generator=seeded()).diagnostics
+    toy = evidence_toys.regression()
+    draws = toy.chains(32, 1600, 0, stay=0.8)
+    found = bridge(toy.density, draws, generator=seeded()).diagnostics
     assert found["num_draws"] == 25_600
-    for name in ("ess", "ess_f1"):  # the autocorrelation time is 1.8 / 0.2 = 9; its estimate has an sd of 6 %
-        assert found[name] == pytest.approx(25_600 / 9, rel=0.25)
+    for name in ("ess", "ess_f1"):  # the autocorrelation time is 1.8 / 0.2 = 9, its estimate has an sd of 8 %
+        assert found[name] == pytest.approx(25_600 / 9, rel=0.35)
 
 
 def test_warp_is_better_on_a_skewed_posterior():
