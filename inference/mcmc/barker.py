@@ -169,7 +169,7 @@ class Barker(TunedKernel):
     """
 
     name: ClassVar[str] = "barker"
-    optimal_acceptance: ClassVar[float | None] = 0.40
+    optimal_acceptance: ClassVar[float] = 0.40
 
     def transition(
         self, point: Point, density: Any, step_size: float, metric: Metric, generator: torch.Generator | None

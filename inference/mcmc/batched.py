@@ -134,8 +134,9 @@ class BatchedKernel(Kernel, ABC):
         sites, begin = {}, 0
         for site in self.density.sites:
             part = state.position[:, begin : begin + site.size]
-            shape = site.transform.inverse_shape(torch.Size(site.shape))
-            sites[site.name] = part.detach().reshape((self.num_chains, *shape) if self._batched else shape)
+            sites[site.name] = part.detach().reshape(
+                (self.num_chains, *site.free) if self._batched else site.free
+            )
             begin += site.size
         return sites
 

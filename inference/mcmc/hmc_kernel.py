@@ -209,7 +209,7 @@ class HMC(BatchedKernel):
         direction, metric = state.direction, state.tuning.metric
         ends = (state.position, end.position, end.momentum, info.acceptance_rate, metric)
         if self.criterion == "snaper":
-            direction = principal_direction(direction, state.position, metric, state.trajectory.count)
+            direction = principal_direction(direction, state.position, metric, state.trajectory.updates)
             found = snaper(*ends, direction)
         else:
             found = chees(*ends)

@@ -95,14 +95,14 @@ def integrate(
 
 def _kick(momentum: Tensor, gradient: Tensor, step_size: Tensor | float, part: float) -> Tensor:
     if isinstance(step_size, Tensor):
-        return torch.addcmul(momentum, column(step_size), gradient, value=part)  # type: ignore[call-overload]
+        return torch.addcmul(momentum, column(step_size), gradient, value=part)
     return torch.add(momentum, gradient, alpha=part * step_size)
 
 
 def _drift(position: Tensor, momentum: Tensor, step_size: Tensor | float, metric: Metric) -> Tensor:
     if isinstance(step_size, Tensor):
         moved = momentum @ metric.covariance if metric.is_dense else momentum * metric.covariance
-        return torch.addcmul(position, column(step_size), moved)  # type: ignore[call-overload]
+        return torch.addcmul(position, column(step_size), moved)
     if metric.is_dense:
         return torch.addmm(position, momentum, metric.covariance, alpha=step_size)
     return torch.addcmul(position, momentum, metric.covariance, value=step_size)

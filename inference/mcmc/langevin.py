@@ -11,7 +11,7 @@ from evidentia.inference.mcmc.hmc import hmc_proposal
 from evidentia.inference.mcmc.info import Info
 from evidentia.inference.mcmc.metric import Metric, draw_momentum, identity_metric
 from evidentia.inference.mcmc.points import Point, choose, evaluate_point, metropolis
-from evidentia.inference.mcmc.tuned import TunedKernel
+from evidentia.inference.mcmc.tuned import TunedKernel, TunedRun
 
 __all__ = ["MALA", "ULA", "LangevinState", "langevin_init", "langevin_proposal", "mala_step", "ula_step"]
 
@@ -164,8 +164,9 @@ def mala_step(
 class ULA(TunedKernel):
     """Unadjusted Langevin: fast, biased, for training loops and as a teaching example.
 
-    The step size is fixed (0.3 in the whitened space unless given); only the metric adapts. Draws carry the
-    flag *unadjusted*; compare their second moments with `MALA`.
+    The warm-up takes `MALA` steps, because an unadjusted chain far out in a light tail explodes; they find
+    the metric. Afterwards the step size is `step_size` (0.3 in the whitened space unless given) and every
+    step is taken. Draws carry the flag *unadjusted*; compare their second moments with `MALA`.
 
     References:
         Roberts, Tweedie, 1996, Exponential convergence of Langevin distributions.
@@ -177,8 +178,23 @@ class ULA(TunedKernel):
 
     name: ClassVar[str] = "ula"
     adjusted: ClassVar[bool] = False
-    optimal_acceptance: ClassVar[float | None] = None
-    first_step_size: ClassVar[float] = 0.3
+    optimal_acceptance: ClassVar[float] = 0.574
+
+    def first_step_size(self) -> float | None:
+        """Searched: the step size given is that of the unadjusted steps."""
+        return None
+
+    def step_size_of(self, state: TunedRun) -> float:
+        """Tuned within the warm-up, fixed afterwards."""
+        if state.step < state.warmup_steps:
+            return super().step_size_of(state)
+        return 0.3 if self.step_size is None else self.step_size
+
+    def warmup_transition(
+        self, point: Point, density: Any, step_size: float, metric: Metric, generator: torch.Generator | None
+    ) -> tuple[Point, Info]:
+        """`mala_step`."""
+        return mala_step(point, density, step_size, metric, beta=self.beta, generator=generator)
 
     def transition(
         self, point: Point, density: Any, step_size: float, metric: Metric, generator: torch.Generator | None
@@ -200,7 +216,7 @@ class MALA(TunedKernel):
     """
 
     name: ClassVar[str] = "mala"
-    optimal_acceptance: ClassVar[float | None] = 0.574
+    optimal_acceptance: ClassVar[float] = 0.574
 
     def transition(
         self, point: Point, density: Any, step_size: float, metric: Metric, generator: torch.Generator | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -110,6 +110,10 @@ def choose(accepted: Tensor, new: Tree, old: Tree) -> Tree:
     return type(new)(*parts)
 
 
+@overload
+def column(value: Tensor) -> Tensor: ...
+@overload
+def column(value: Tensor | float) -> Tensor | float: ...
 def column(value: Tensor | float) -> Tensor | float:
     """A step size () or (C,) in the shape that multiplies (C, D).
 

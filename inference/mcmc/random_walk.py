@@ -139,7 +139,7 @@ class RandomWalk(TunedKernel):
 
     name: ClassVar[str] = "random_walk"
     needs_gradient: ClassVar[bool] = False
-    optimal_acceptance: ClassVar[float | None] = 0.234
+    optimal_acceptance: ClassVar[float] = 0.234
 
     def transition(
         self, point: Point, density: Any, step_size: float, metric: Metric, generator: torch.Generator | None

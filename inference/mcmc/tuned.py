@@ -60,8 +60,7 @@ class TunedKernel(BatchedKernel):
         num_chains: chains inside the kernel.
         executor: as in `compile_density`.
         seed: of the kernel's random stream.
-        step_size: the first step size in the whitened space; searched when None. Fixed for a kernel that has
-            no acceptance to aim at.
+        step_size: the first step size in the whitened space; searched when None.
         target_accept: mean acceptance to aim at; the kernel's own optimum when None.
         metric: "auto" (dense for large ensembles), "dense", "diagonal" or "identity".
         forgetting: of the ensemble's moments.
@@ -74,8 +73,7 @@ class TunedKernel(BatchedKernel):
         Roberts, Rosenthal, 2001, Optimal scaling for various Metropolis-Hastings algorithms.
     """
 
-    optimal_acceptance: ClassVar[float | None]
-    first_step_size: ClassVar[float] = 1.0
+    optimal_acceptance: ClassVar[float]
 
     def __init__(
         self,
@@ -96,12 +94,10 @@ class TunedKernel(BatchedKernel):
                 f"metric: expected one of {', '.join(METRICS)}, got {metric!r}. Fix: metric='auto'"
             )
         target = self.optimal_acceptance if target_accept is None else target_accept
-        if target is not None and not 0.0 < target < 1.0:
+        if not 0.0 < target < 1.0:
             raise ValueError(
                 f"target_accept: expected between 0 and 1, got {target_accept}. Fix: leave it out"
             )
-        if self.optimal_acceptance is None and target_accept is not None:
-            raise ValueError(f"target_accept: {type(self).__name__} accepts always. Fix: set step_size")
         self.step_size, self.target_accept, self.metric = step_size, target, metric
         self.forgetting, self.beta = forgetting, beta
 
@@ -116,22 +112,41 @@ class TunedKernel(BatchedKernel):
     ) -> tuple[Point, Info]:
         """One transition of all chains with given settings: the pure step."""
 
+    def warmup_transition(
+        self,
+        point: Point,
+        density: Any,
+        step_size: float,
+        metric: Metric,
+        generator: torch.Generator | None,
+    ) -> tuple[Point, Info]:
+        """The transition of the warm-up; the same as afterwards unless a class says otherwise."""
+        return self.transition(point, density, step_size, metric, generator)
+
+    def first_step_size(self) -> float | None:
+        """Where the warm-up begins; None: searched."""
+        return self.step_size
+
+    def step_size_of(self, state: TunedRun) -> float:
+        """The step size of the next transition."""
+        return step_size_at(state.tuning, state.step, state.warmup_steps)
+
     def start(
         self, density: Any, position: Tensor, warmup_steps: int, generator: torch.Generator | None
     ) -> TunedRun:
-        """The first state; a first step size is searched where there is an acceptance to aim at."""
+        """The first state; a first step size is searched unless it was given."""
         point = evaluate_point(position, density, self.beta)
 
         def trial(metric: Metric, step_size: float) -> float:
-            _, info = self.transition(point, density, step_size, metric, generator)
+            _, info = self.warmup_transition(point, density, step_size, metric, generator)
             return float(info.acceptance_rate.mean())
 
         tuning = init_tuning(
             position,
-            None if self.target_accept is None else trial,
-            step_size=self.step_size,
-            first=self.first_step_size,
-            target=self.target_accept or 1.0,
+            trial,
+            step_size=self.first_step_size(),
+            first=1.0,
+            target=self.target_accept,
             metric=self.metric,
             forgetting=self.forgetting,
         )
@@ -142,9 +157,10 @@ class TunedKernel(BatchedKernel):
     ) -> tuple[TunedRun, Info]:
         """One transition of all chains; adapts within the warm-up."""
         point, tuning, step, warmup_steps = state
-        step_size = step_size_at(tuning, step, warmup_steps)
-        point, info = self.transition(point, density, step_size, tuning.metric, generator)
-        if step < warmup_steps:
+        adapting = step < warmup_steps
+        move = self.warmup_transition if adapting else self.transition
+        point, info = move(point, density, self.step_size_of(state), tuning.metric, generator)
+        if adapting:
             tuning = update_tuning(
                 tuning,
                 point.position,
@@ -159,9 +175,8 @@ class TunedKernel(BatchedKernel):
 
     def adaptation(self, state: TunedRun) -> dict[str, Tensor]:
         """Step size and covariance."""
-        step_size = step_size_at(state.tuning, state.step, state.warmup_steps)
         return {
-            "step_size": torch.tensor(step_size, dtype=torch.float64),
+            "step_size": torch.tensor(self.step_size_of(state), dtype=torch.float64),
             "covariance": state.tuning.metric.covariance,
         }
 

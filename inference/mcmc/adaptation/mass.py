@@ -29,7 +29,7 @@ class Moments(NamedTuple):
     Attributes:
         mean: (D,) float64.
         covariance: (D, D) float64, or (D,) when only variances are kept.
-        count: updates so far.
+        updates: how many there were.
 
     References:
         West, 1979, Updating mean and variance estimates: an improved method.
@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     covariance: Tensor
-    count: int
+    updates: int
 
 
 def prefers_dense(num_chains: int, dim: int) -> bool:
@@ -91,7 +91,7 @@ def update_moments(state: Moments, position: Tensor, *, forgetting: float = 0.97
         (tensor([2.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
     chains, dim = position.shape
-    weight = max(2.0 / (state.count + 2), (1.0 - forgetting) * min(1.0, chains / (2 * dim)))
+    weight = max(2.0 / (state.updates + 2), (1.0 - forgetting) * min(1.0, chains / (2 * dim)))
     delta = position.double() - state.mean
     shift = delta.mean(0)
     if state.covariance.ndim == 2:
@@ -99,7 +99,7 @@ def update_moments(state: Moments, position: Tensor, *, forgetting: float = 0.97
         covariance = torch.addr(covariance, shift, shift, alpha=-(weight**2))
     else:
         covariance = torch.lerp(state.covariance, delta.square().mean(0), weight) - (weight * shift).square()
-    return Moments(torch.add(state.mean, shift, alpha=weight), covariance, state.count + 1)
+    return Moments(torch.add(state.mean, shift, alpha=weight), covariance, state.updates + 1)
 
 
 def moments_count(state: Moments, num_chains: int, forgetting: float = 0.97) -> float:
@@ -109,10 +109,10 @@ def moments_count(state: Moments, num_chains: int, forgetting: float = 0.97) -> 
         none; bookkeeping.
 
     Example:
-        >>> moments_count(init_moments(torch.zeros(4, 2), dense=False)._replace(count=3), 4)
+        >>> moments_count(init_moments(torch.zeros(4, 2), dense=False)._replace(updates=3), 4)
         12.0
     """
-    return float(num_chains) * min(float(state.count), 2.0 / max(1.0 - forgetting, 1e-3))
+    return float(num_chains) * min(float(state.updates), 2.0 / max(1.0 - forgetting, 1e-3))
 
 
 def shrunk_covariance(covariance: Tensor, count: float) -> Tensor:

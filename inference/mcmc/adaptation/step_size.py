@@ -17,7 +17,7 @@ class StepSize(NamedTuple):
         log_average: the average to use afterwards.
         error: running mean of target minus acceptance.
         centre: where the iterates are pulled to.
-        count: updates so far.
+        updates: how many there were.
 
     References:
         Hoffman, Gelman, 2014, The No-U-Turn sampler. Nesterov, 2009, Primal-dual subgradient methods for
@@ -28,7 +28,7 @@ class StepSize(NamedTuple):
     log_average: float
     error: float
     centre: float
-    count: int
+    updates: int
 
 
 def init_step_size(step_size: float) -> StepSize:
@@ -83,7 +83,7 @@ def update_step_size(
         0.5
     """
     acceptance = acceptance if acceptance == acceptance else 0.0
-    count = state.count + 1
+    count = state.updates + 1
     weight = 1.0 / (count + delay)
     error = (1.0 - weight) * state.error + weight * (target - acceptance)
     move = math.sqrt(count) / gamma * error

@@ -41,7 +41,7 @@ class Trajectory(NamedTuple):
         log_length: log of the mean trajectory length T to use in the warm-up.
         log_average: its average, to use afterwards.
         second_moment: of the gradient.
-        count: updates so far.
+        updates: how many there were.
 
     References:
         Kingma, Ba, 2015, Adam: a method for stochastic optimization.
@@ -50,7 +50,7 @@ class Trajectory(NamedTuple):
     log_length: float
     log_average: float
     second_moment: float
-    count: int
+    updates: int
 
 
 def _centred(
@@ -236,7 +236,7 @@ def update_trajectory(
     gradient = math.exp(-rate * state.log_length) * (travelled * derivative - rate * value)
     if not math.isfinite(gradient):
         return state
-    count = state.count + 1
+    count = state.updates + 1
     second = decay * state.second_moment + (1.0 - decay) * gradient**2
     scale = math.sqrt(second / (1.0 - decay**count)) + 1e-30
     log_length = state.log_length + learning_rate * gradient / scale
