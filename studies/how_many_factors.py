@@ -23,7 +23,7 @@ References:
     Schwarz, 1978. Estimating the dimension of a model.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -128,7 +128,7 @@ def claims(config: Config) -> tuple[Claim, ...]:
             ("factors", max(FACTORS)),
             ("mixture", max(COMPONENTS)),
         )
-        for op, value in ((">", 1), ("<", largest))
+        for op, value in _between(1, largest)
     )
     return (
         Claim(
@@ -196,6 +196,10 @@ def claims(config: Config) -> tuple[Claim, ...]:
     )
 
 
+def _between(least: int, most: int) -> tuple[tuple[Literal["<", ">"], int], ...]:
+    return (">", least), ("<", most)
+
+
 def _counts(config: Config) -> str:
     """How the table names the cross-validation."""
     return Ref("latent_counts", {"folds": config.folds, "starts": config.starts}).label
@@ -217,7 +221,8 @@ def conclude(result: "Result") -> list[str]:
     from evidentia.studies.harness.handlers.tractable_fits import FAMILIES
 
     sentences = []
-    for (data, family), part in counted(result.table).groupby(["data", "family"], sort=False):
+    rows: Any = counted(result.table)
+    for (data, family), part in rows.groupby(["data", "family"], sort=False):
         best = part.loc[part["held_out"].idxmax()]
         near = part[part["behind_best"] <= part["behind_best_se"]]["size"].min()
         sentences.append(
@@ -241,6 +246,8 @@ def conclude(result: "Result") -> list[str]:
 
 def diagnose(result: "Result") -> "dict[str, Figure]":
     """Held-out scores of both data sets, BIC, and the wines by responsibility."""
+    from evidentia.studies.harness.figures.counts import plot_clusters
+
     wanted = next(
         point
         for point in result.points
@@ -251,85 +258,29 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
     iris: Any = counted(result.table, "iris")
     return {
         "held_out": plot(result.table),
-        "held_out_iris": plot_scores(iris, title="Iris: held-out log density"),
+        "held_out_iris": _scores(iris, "Iris: held-out log density"),
         "clusters": plot_clusters(result.read(wanted, f"clusters_{size}"), size),
     }
 
 
 def plot(result: "pd.DataFrame") -> "Figure":
     """Held-out log density of the wines against the number of latents."""
-    return plot_scores(counted(result, "wine"), title="Wine: held-out log density")
+    return _scores(counted(result, "wine"), "Wine: held-out log density")
 
 
-def plot_scores(rows: "pd.DataFrame", *, title: str) -> "Figure":
-    """Held-out log density against the number of factors (left) and of components (right)."""
-    from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
+def _scores(rows: "pd.DataFrame", title: str) -> "Figure":
+    from evidentia.studies.harness.figures.counts import plot_scores
     from evidentia.studies.harness.handlers.tractable_fits import FAMILIES
 
-    with style():
-        figure = new_figure(
-            7.2,
-            3.5,
-            "Exact log density of a row that the fit has not seen, in standardised units; larger is better. "
-            "Band: one standard error over the folds, which all sizes share, so that it says little about "
-            "the difference of two sizes. Filled: the best size. Square: the choice of BIC.",
-        )
-        left, right = figure.subplots(1, 2, sharey=True)
-        colour = iter(COLOURS)
-        for axes, families, label in (
-            (left, LINEAR, "latent factors"),
-            (right, MIXTURES, "components"),
-        ):
-            for family in families:
-                part, shade = rows[rows["family"] == family].sort_values("size"), next(colour)
-                if part.empty:
-                    continue
-                size, mean, error = part["size"], part["held_out"], part["held_out_se"]
-                axes.fill_between(size, mean - error, mean + error, color=shade, alpha=0.15, linewidth=0)
-                axes.plot(size, mean, "o-", color=shade, mfc="white", label=FAMILIES[family])
-                best, bic = part[size == part["best_size"]], part[size == part["bic_size"]]
-                axes.plot(best["size"], best["held_out"], "o", color=shade)
-                axes.plot(bic["size"], bic["held_out"], "s", color=shade, mfc="none", markersize=11)
-            axes.locator_params(axis="x", integer=True)
-            axes.set_xlabel(label)
-        left.set_ylabel("nats for one row")
-        left.set_title(title)
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-def plot_clusters(table: "pd.DataFrame", size: int) -> "Figure":
-    """The wines in the plane of the first two factors: colour by responsibility, marker by cultivar."""
-    import numpy
-    from matplotlib.colors import to_rgb
-
-    from evidentia.studies.harness.figures.base import COLOURS, INK, new_figure, style
-
-    shares = table[[f"component_{index}" for index in range(size)]].to_numpy()
-    colours = numpy.clip(shares @ numpy.array([to_rgb(COLOURS[index]) for index in range(size)]), 0, 1)
-    with style():
-        figure = new_figure(
-            6.0,
-            4.4,
-            "Posterior means of the two factors of probabilistic PCA. Colour: responsibilities of a mixture "
-            "with diagonal covariances in all thirteen columns, blended. Marker: the cultivar, which no fit "
-            "has seen.",
-        )
-        axes = figure.add_subplot()
-        for label, marker in enumerate("osD"):
-            chosen = (table["label"] == label).to_numpy()
-            axes.scatter(
-                table["first"][chosen], table["second"][chosen], c=colours[chosen], marker=marker,
-                s=26, edgecolors=INK, linewidths=0.3,
-            )  # fmt: skip
-            axes.plot([], [], marker, color=INK, mfc="none", label=f"cultivar {label + 1}")
-        for index in range(size):
-            axes.plot([], [], "o", color=COLOURS[index], label=f"component {index + 1}")
-        axes.set_xlabel("first factor (posterior mean, no unit)")
-        axes.set_ylabel("second factor")
-        axes.set_title(f"Wine: {size} components and three cultivars")
-        figure.legend(loc="outside right upper")
-    return figure
+    names: dict[str, str] = dict(FAMILIES)
+    return plot_scores(
+        rows,
+        {
+            "latent factors": {family: names[family] for family in LINEAR},
+            "components": {family: names[family] for family in MIXTURES},
+        },
+        title=title,
+    )
 
 
 if __name__ == "__main__":

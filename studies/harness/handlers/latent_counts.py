@@ -169,8 +169,9 @@ def svi_agreement(problem: Problem, params: Mapping[str, Any], context: Context)
         schedule=lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps),
         seed=context.seed,
     )
+    model: Any = result.pair[0]
     with result.scope(), torch.no_grad():
-        exact = float(result.pair[0].log_evidence(x).mean())
+        exact = float(model.log_evidence(x).mean())
         optimum = float(best.log_evidence(x).mean())
         if options.guide == "enumerated":
             bound = -float(objective.loss(*result.pair, x)) / len(x)
