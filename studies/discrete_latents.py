@@ -32,14 +32,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from evidentia.studies.harness import Claim, Ref, Study, StudyConfig, register_study, run_as_main
-from evidentia.studies.harness.declare.registry import metrics
+from evidentia.studies.harness.handlers import discrete_bound as discrete_bound
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
     from evidentia.studies.harness.declare.result import Result
-    from evidentia.studies.harness.engine.outcome import Outcome, Problem
 
 LABELS = {
     "reinforce": "REINFORCE",
@@ -88,41 +87,6 @@ class Config(StudyConfig):
             noise_draws=2,
             tuning_steps=1,
         )
-
-
-@metrics.register("enumerated_bound")
-def enumerated_bound(outcome: "Outcome", problem: "Problem") -> dict[str, float]:
-    """The evidence, the bound and their distance on held-out rows by a sum over all states; else empty.
-
-    Columns, nats per row: ``exact_nats`` (minus the log evidence) with ``exact_nats_se`` (spread over the
-    rows), ``bound_nats`` (minus the ELBO) with ``bound_nats_se``, and ``divergence`` (KL of q from the
-    posterior).
-    """
-    import torch
-
-    from evidentia.models.latent.discrete_vae import DiscreteVAE, bit_states
-
-    fit = outcome.extra.get("fit")
-    if fit is None or not isinstance(fit.pair[0], DiscreteVAE):
-        return {}
-    model, guide = fit.pair
-    with fit.scope(), torch.no_grad():
-        rows = problem.data.test_x.to(model.prior_logits.dtype)
-        states = bit_states(model.latent)
-        found = []
-        for part in rows.split(100):
-            joint, logits = model.log_joint(part), guide.logits(part)
-            log_q = states @ logits.T - torch.nn.functional.softplus(logits).sum(-1)
-            found.append(torch.stack([joint.logsumexp(0), (log_q.exp() * (joint - log_q)).sum(0)]))
-    evidence, bound = -torch.cat(found, 1).double()
-    root = len(rows) ** 0.5
-    return {
-        "exact_nats": float(evidence.mean()),
-        "exact_nats_se": float(evidence.std()) / root,
-        "bound_nats": float(bound.mean()),
-        "bound_nats_se": float(bound.std()) / root,
-        "divergence": float((bound - evidence).mean()),
-    }
 
 
 @register_study
@@ -305,36 +269,9 @@ def diagnose(result: "Result") -> "dict[str, Figure]":
 
 def plot(result: "pd.DataFrame") -> "Figure":
     """Held-out bound and evidence of every seed, one line for each estimator, the best on top."""
-    from evidentia.studies.harness.figures.base import COLOURS, FAINT, new_figure, style
+    from evidentia.studies.harness.figures.estimators import plot_scores
 
-    rows = trained(result)
-    order = rows.groupby("estimator")["bound_nats"].mean().sort_values(ascending=False)
-    with style():
-        figure = new_figure(
-            6.6,
-            3.6,
-            "Nats per held-out image, exact by a sum over all states; smaller is better. One mark for each "
-            "seed. The distance between the two is the divergence of the encoder from the posterior.",
-        )
-        axes = figure.add_subplot()
-        for place, name in enumerate(order.index):
-            part = rows[rows["estimator"] == name]
-            axes.axhline(place, color=FAINT, linewidth=0.6, zorder=0)
-            marks: Any = {"linestyle": "none", "alpha": 0.8}
-            first = place == 0
-            axes.plot(
-                part["bound_nats"], [place] * len(part), "o", color=COLOURS[0], **marks,
-                label="bound" if first else None,
-            )  # fmt: skip
-            axes.plot(
-                part["exact_nats"], [place] * len(part), "D", color=COLOURS[1], mfc="none", **marks,
-                label="log evidence (minus)" if first else None,
-            )  # fmt: skip
-        axes.set_yticks(range(len(order)), [LABELS[str(name)] for name in order.index])
-        axes.set_xlabel("nats per image")
-        axes.set_title("What each estimator trains")
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    return plot_scores(trained(result), LABELS)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evidentia.studies.harness.figures.base import COLOURS, new_figure, style
+from evidentia.studies.harness.figures.base import COLOURS, FAINT, new_figure, style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["plot_noise", "plot_training"]
+__all__ = ["plot_noise", "plot_scores", "plot_training"]
 
 
 def plot_training(watched: pd.DataFrame, labels: Mapping[str, str], *, rows: int) -> Figure:
@@ -76,4 +76,40 @@ def plot_noise(table: pd.DataFrame, labels: Mapping[str, str], *, biased: Sequen
         axes.set_title("Noise of the encoder's gradient")
         parts = [Patch(color=COLOURS[0], label="variance"), Patch(color=COLOURS[1], label="bias²")]
         figure.legend(handles=parts, loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_scores(rows: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Held-out bound and evidence of every seed, one line for each estimator, the best on top.
+
+    Args:
+        rows: columns ``estimator``, ``bound_nats`` and ``exact_nats``, one row for each seed.
+        labels: names of the estimators.
+    """
+    order = rows.groupby("estimator")["bound_nats"].mean().sort_values(ascending=False)
+    with style():
+        figure = new_figure(
+            6.6,
+            3.6,
+            "Nats per held-out image, exact by a sum over all states; smaller is better. One mark for each "
+            "seed. The distance between the two is the divergence of the encoder from the posterior.",
+        )
+        axes = figure.add_subplot()
+        for place, name in enumerate(order.index):
+            part = rows[rows["estimator"] == name]
+            axes.axhline(place, color=FAINT, linewidth=0.6, zorder=0)
+            marks: Any = {"linestyle": "none", "alpha": 0.8}
+            first = place == 0
+            axes.plot(
+                part["bound_nats"], [place] * len(part), "o", color=COLOURS[0], **marks,
+                label="bound" if first else None,
+            )  # fmt: skip
+            axes.plot(
+                part["exact_nats"], [place] * len(part), "D", color=COLOURS[1], mfc="none", **marks,
+                label="log evidence (minus)" if first else None,
+            )  # fmt: skip
+        axes.set_yticks(range(len(order)), [labels[str(name)] for name in order.index])
+        axes.set_xlabel("nats per image")
+        axes.set_title("What each estimator trains")
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
