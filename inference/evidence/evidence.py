@@ -119,9 +119,14 @@ def evidence(
     warnings = [*result.diagnostics.get("warnings", ())]
     if isinstance(draws, Draws) and not draws.adjusted:
         warnings.append(f"draws of {draws.sampler!r} are not Metropolis-adjusted: they are biased")
+    if not getattr(density, "proper_prior", True):
+        warnings.append(
+            "the prior is improper: the evidence is known up to a constant that cannot be compared"
+        )
     diagnostics = {**result.diagnostics, "warnings": warned(f"evidence ({method})", warnings), "seed": seed}
     if not compiled:
-        diagnostics["observed"] = observed_sites(model, *args, **kwargs)
+        anywhere = density.unpack(torch.zeros(density.dim, dtype=density.dtype))
+        diagnostics["observed"] = observed_sites(model, args, kwargs, given=anywhere)
     return result._replace(diagnostics=diagnostics)
 
 

@@ -39,9 +39,20 @@ def observed_of(value: Tensor) -> Observed:
     return Observed(tuple(plain.shape), digest)
 
 
-def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Observed]:
+def observed_sites(
+    model: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    given: Mapping[str, Tensor] | None = None,
+) -> dict[str, Observed]:
     """Run the model once and record its observed sites, by name; `pyro.factor` and
     `pyro.deterministic` are no observations.
+
+    Args:
+        model: a Pyro model.
+        args, kwargs: its arguments.
+        given: values of latent sites, which are then not drawn: a flat prior has no draws.
 
     The random stream of the caller is put back.
 
@@ -53,13 +64,14 @@ def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict
         >>> def model(y):
         ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
         ...     pyro.sample("y", dist.Normal(z, 1.0).expand([2]).to_event(1), obs=y)
-        >>> observed_sites(model, torch.tensor([0.5, 1.0]))["y"].shape
+        >>> observed_sites(model, (torch.tensor([0.5, 1.0]),))["y"].shape
         (2,)
     """
     state = torch.random.get_rng_state()
     try:
         with torch.no_grad():
-            trace = poutine.trace(model).get_trace(*args, **kwargs)
+            fixed = poutine.condition(model, data=dict(given or {}))
+            trace = poutine.trace(fixed).get_trace(*args, **dict(kwargs or {}))
     finally:
         torch.random.set_rng_state(state)
     return {
@@ -67,6 +79,7 @@ def observed_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
         and site["is_observed"]
+        and name not in (given or {})
         and type(site["fn"]).__name__ not in ("Unit", "_Subsample")
         and not any((site["infer"] or {}).get(tag) for tag in ("is_auxiliary", "_deterministic"))
     }

@@ -68,7 +68,7 @@ def test_observed_sites_of_a_model_are_those_of_the_closed_form():
             pyro.sample("obs", dist.Normal(mean, 1.0), obs=y)
 
     before = torch.random.get_rng_state()
-    found = observed_sites(model, Y.double())
+    found = observed_sites(model, (Y.double(),))
     assert found == normal_mean(Y).diagnostics["observed"]
     assert torch.equal(before, torch.random.get_rng_state())
 

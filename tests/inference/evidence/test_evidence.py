@@ -129,6 +129,20 @@ def test_biased_draws_are_a_warning(density, positions):
         evidence(density, method="warp", draws=result_of(positions, adjusted=False), seed=0)
 
 
+def test_an_improper_prior_is_a_warning(positions):
+    def flat_model(y):
+        mean = pyro.sample("mean", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("data", len(y)):
+            pyro.sample("obs", dist.Normal(mean, 0.7), obs=y)
+
+    draws = Y.mean() + 0.35 * (positions - positions.mean()) / positions.std()
+    with pytest.warns(EvidenceWarning, match="improper"):
+        found = evidence(flat_model, Y, method="warp", draws=draws, seed=0)
+    exact = -1.5 * math.log(2 * math.pi * 0.49) - 0.5 * math.log(4) - 1.5 * float(Y.var()) / 0.49
+    assert found.value == pytest.approx(exact, abs=0.01)
+    assert found.diagnostics["observed"] == EXACT.diagnostics["observed"]
+
+
 @pytest.mark.parametrize("reason", ["infinite variance", "bridge sampling", "21 too high", "'importance'"])
 def test_harmonic_mean_is_refused_with_its_reason(reason):
     with pytest.raises(ValueError, match=reason):
