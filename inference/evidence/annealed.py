@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.evidence.ladder import check_ladder, finite_or_dead, sigmoidal_schedule
-from evidentia.inference.evidence.log_evidence import LogEvidence
+from evidentia.inference.evidence.log_evidence import Kind, LogEvidence
 from evidentia.inference.evidence.moves import Density, Path, PriorDraws, draws_of, jittered_move
 from evidentia.inference.evidence.smc import pilot_path
 from evidentia.inference.mcmc.hmc import hmc_init
@@ -245,7 +245,7 @@ def _evidence(
     share = log_weight.softmax(0)
     ess, largest = float(1 / share.square().sum()), float(share.max())
     error = float((share * count).std()) / math.sqrt(count) if count > 1 else math.inf
-    kind = "consistent estimate" if sign > 0 else "upper bound"
+    kind: Kind = "consistent estimate" if sign > 0 else "upper bound"
     if not (ess >= FEWEST_EFFECTIVE and largest <= LARGEST_SHARE):
         error, kind = math.inf, "lower bound" if sign > 0 else "upper bound"
         warnings += (

@@ -9,7 +9,7 @@ from path_posteriors import HALF_LOG_2PI
 from torch import Tensor
 
 from evidentia.inference.evidence.ladder import power_schedule
-from evidentia.inference.evidence.power_posteriors import PowerPosteriors, power_posteriors
+from evidentia.inference.evidence.power_posteriors import PowerPosteriors, _whitened, power_posteriors
 from evidentia.inference.evidence.thermodynamic import (
     prior_tail,
     stepping_stone,
@@ -101,6 +101,32 @@ def test_chains_at_every_temperature_have_the_exact_mean(generator):
     assert power.log_likelihood.shape == (13, 64, 30)
     assert bool((z.abs() < 4.5).all()), z
     assert bool(((power.acceptance > 0.6) & (power.acceptance <= 1)).all())
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_the_whitened_density_has_the_gradient_of_its_value(generator, dense):
+    """u with x = L u, one L for each of two temperatures of three chains."""
+    schools = path_posteriors.eight_schools()
+    u = torch.randn(6, 10, dtype=torch.float64, generator=generator)
+    factor = (
+        torch.eye(10, dtype=torch.float64)
+        + 0.2 * torch.rand(2, 10, 10, dtype=torch.float64, generator=generator).tril()
+    )
+    factor = factor if dense else factor.diagonal(dim1=1, dim2=2)
+    beta = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7], dtype=torch.float64)
+    found = _whitened(schools.density, factor, 3)
+    whitened = found(u, beta)
+    row = factor.repeat_interleave(3, 0)
+    x = (row @ u.unsqueeze(-1)).squeeze(-1) if dense else row * u
+    direct = schools.density(x, beta)
+    assert torch.allclose(whitened.log_density, direct.log_density)
+    assert torch.allclose(whitened.log_likelihood, direct.log_likelihood)
+    small = 1e-6
+    for d in range(10):
+        shift = torch.zeros(10, dtype=torch.float64)
+        shift[d] = small
+        slope = (found(u + shift, beta).log_density - found(u - shift, beta).log_density) / (2 * small)
+        assert torch.allclose(whitened.gradient[:, d], slope, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.statistical
