@@ -1,4 +1,4 @@
-"""Each rewrite of a graph alone: the same values as the unmodified graph, bit for bit, and it does something."""
+"""Each rewrite of a graph alone: the values of the unmodified graph, bit for bit, and it does something."""
 
 import pytest
 import torch
@@ -37,11 +37,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rewrite_keeps_values(name):
-    x = torch.randn(3, 2, dtype=F64)
-    plain = record(CASES[name], [x])
+    plain = record(CASES[name], [torch.randn(3, 2, dtype=F64)])
     graph = rewrites.copy_graph(plain)
     if name == "inline_scalars":
-        before = len(list(graph.graph.nodes))
+        rewrites.drop_views(graph)  # a constant is first a view of itself
     getattr(rewrites, name)(graph)
     rewrites.drop_dead(graph)
     graph.graph.lint()
@@ -49,12 +48,13 @@ def test_a_rewrite_keeps_values(name):
     for seed in range(3):
         torch.manual_seed(seed)
         same(plain, graph, torch.randn(3, 2, dtype=F64))
+    targets = [node.target for node in graph.graph.nodes if node.op == "call_function"]
     if name == "make_functional":
-        assert not any(
-            node.target._schema.is_mutable for node in graph.graph.nodes if node.op == "call_function"
-        )
+        assert not any(target._schema.is_mutable for target in targets)
     elif name == "inline_scalars":
-        assert len(list(graph.graph.nodes)) < before
+        assert not [node for node in graph.graph.nodes if node.op == "get_attr"]
+    elif name == "shorten_sums":
+        assert torch.ops.aten.sum.dim_IntList not in targets
     elif name == "free_fills":
         fills = [node for node in graph.graph.nodes if node.target is torch.ops.aten.full.default]
         assert len(fills) == 3
@@ -68,14 +68,9 @@ def test_rewrites_keep_what_is_not_neutral():
         single = x.float()
         return (single + torch.zeros_like(x), x * torch.ones(3, 1, 2, dtype=F64), x.new_zeros(2) * x, 1.0 / x)
 
-    x = torch.randn(3, 2, dtype=F64)
-    plain = record(function, [x])
+    plain = record(function, [torch.randn(3, 2, dtype=F64)])
     graph = rewrites.rewrite(rewrites.copy_graph(plain))
-    same(
-        plain,
-        graph,
-        torch.tensor([[0.0, float("inf")], [1.0, 2.0], [-0.0, float("nan")]], dtype=F64).nan_to_num(3.0),
-    )
+    same(plain, graph, torch.tensor([[0.0, 3.0], [1.0, 2.0], [-0.0, 4.0]], dtype=F64))
     assert graph(torch.full((3, 2), float("inf"), dtype=F64))[2].isnan().all()
 
 
