@@ -213,11 +213,10 @@ class HMC(BatchedKernel):
             found = snaper(*ends, direction)
         else:
             found = chees(*ends)
-        value, derivative = torch.stack(found).tolist()
         trajectory = update_trajectory(
             state.trajectory,
-            value,
-            derivative,
+            float(found.value),
+            float(found.derivative),
             travelled,
             rate=self.rate,
             learning_rate=self.learning_rate,

@@ -88,10 +88,11 @@ def metropolis(energy_error: Tensor, generator: torch.Generator | None = None) -
         >>> metropolis(torch.tensor([-1.0, float("nan"), float("inf"), -float("inf")])).accepted
         tensor([ True, False, False, False])
     """
-    finite = energy_error.isfinite()
-    rate = torch.where(finite, torch.exp(-energy_error.clamp(min=0.0)), 0.0)
+    # Both infinities and NaN become an error that nothing accepts.
+    error = energy_error.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+    rate = torch.exp(-error.clamp(min=0.0))
     uniform = torch.rand(rate.shape, generator=generator, dtype=rate.dtype, device=rate.device)
-    return Decision(uniform < rate, rate, ~(finite & (energy_error <= DIVERGENCE)))
+    return Decision(uniform < rate, rate, error > DIVERGENCE)
 
 
 def choose(accepted: Tensor, new: Tree, old: Tree) -> Tree:

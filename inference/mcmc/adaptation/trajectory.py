@@ -62,13 +62,14 @@ def _centred(
     derivative would be exact for symmetric ensembles only.
     """
     weight = weight.double() / weight.sum(dtype=torch.float64).clamp(min=1e-30)
-    if not bool(weight.min() > 0):
-        # A proposal that is not finite has weight zero, but zero times NaN would still be NaN.
+    before, after, momentum = before.double(), after.double(), momentum.double()
+    mean_after, mean_momentum = weight @ after, weight @ momentum
+    if not math.isfinite(float(mean_after.sum() + mean_momentum.sum())):
+        # A proposal that is not finite has weight zero, but zero times NaN is still NaN.
         valid = (weight > 0)[:, None]
         after, momentum = torch.where(valid, after, before), torch.where(valid, momentum, 0.0)
-    before, after = before.double(), after.double()
-    momentum = momentum.double()
-    return before - before.mean(0), after - weight @ after, momentum - weight @ momentum, weight
+        mean_after, mean_momentum = weight @ after, weight @ momentum
+    return before - before.mean(0), after - mean_after, momentum - mean_momentum, weight
 
 
 def _double(metric: Metric) -> Metric:
