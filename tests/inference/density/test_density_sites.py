@@ -83,6 +83,7 @@ def test_a_random_operation_in_the_model():
     refused("after site 'a': a random operation", model)
 
 
+@pytest.mark.filterwarnings("ignore:Singular sample")
 def test_no_bijection():
     law = dist.Wishart(torch.tensor(60.0), covariance_matrix=torch.eye(2))
     with pytest.raises(ValueError, match=r"site 'm': the support of Wishart has no bijection"):
