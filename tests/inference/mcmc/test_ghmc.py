@@ -85,11 +85,11 @@ def test_without_damping_and_rejection_it_is_a_leapfrog_path():
     state = GHMCState(state.point, state.momentum, torch.zeros(1, dtype=torch.float64))
     there = state
     for _ in range(5):
-        there, info = ghmc_step(there, skewed, 0.1, 0.0, metric, drift=0.0)
+        there, _ = ghmc_step(there, skewed, 0.1, 0.0, metric, drift=0.0)
     assert not torch.allclose(there.position, start)
     back = there._replace(momentum=-there.momentum)
     for _ in range(5):
-        back, info = ghmc_step(back, skewed, 0.1, 0.0, metric, drift=0.0)
+        back, _ = ghmc_step(back, skewed, 0.1, 0.0, metric, drift=0.0)
     torch.testing.assert_close(back.position, start)
 
 
