@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.calibration.whitened import Whitened, within_covariance
+from evidentia.inference.mcmc.points import Point, evaluate_point
 
 __all__ = ["Tuned", "autocorrelation", "chain_draws", "tune"]
 
@@ -125,7 +126,7 @@ def chain_draws(
     """
     white = Whitened(density, tuned.factor, torch.zeros_like(start))
     first = Whitened(density, tuned.factor, white.shift, 0.0) if anneal else white
-    state = kernel.relocate(first, tuned.state, first.inward(start))
+    state = _moved(kernel, first, tuned.state, first.inward(start))
     rising = warmup_steps // 2
     for step in range(warmup_steps):
         current = white
@@ -133,10 +134,10 @@ def chain_draws(
             # Quadratic: most of a likelihood comes with the first per cent of its power.
             power = ((step + 1) / (rising + 1)) ** 2
             current = white if step == rising else Whitened(density, tuned.factor, white.shift, power)
-            state = kernel.relocate(current, state, state.position)
+            state = _moved(kernel, current, state, state.position)
         state, _ = kernel.advance(current, state, generator)
     if anneal and warmup_steps == 0:
-        state = kernel.relocate(white, state, state.position)
+        state = _moved(kernel, white, state, state.position)
     draws, rates = [], []
     for _ in range(num_draws):
         for _ in range(tuned.thinning):
@@ -146,11 +147,20 @@ def chain_draws(
     return torch.stack(draws, 1), torch.stack(rates).mean(0)
 
 
+def _moved(kernel: Any, density: Any, state: Any, position: Tensor) -> Any:
+    """The chains at `position` under `density`, the adaptation kept; no step size is searched."""
+    if isinstance(getattr(state, "point", None), Point):
+        point = evaluate_point(position, density, getattr(kernel, "beta", 1.0))
+        return state._replace(point=point)
+    return kernel.relocate(density, state, position)
+
+
 def autocorrelation(values: Tensor, lag: int = 1) -> Tensor:
     r"""Correlation of draws `lag` apart within chains, one number for all data sets.
 
-    \[ \rho = \frac{\sum_{i,c,t} (v_{ict} - \bar v_i)(v_{ic,t+\ell} - \bar v_i)}
-                   {\sum_{i,c,t} (v_{ict} - \bar v_i)^2} \cdot \frac{T}{T - \ell} \]
+    \[ \rho = \operatorname{mean}_{i,c,t} \frac{(v_{ict} - \bar v_i)(v_{ic,t+\ell} - \bar v_i)}{s_i^2} \]
+
+    with the mean and the variance of each data set, so that every data set counts the same.
 
     Args:
         values: (N, C, T, Q).
@@ -170,7 +180,6 @@ def autocorrelation(values: Tensor, lag: int = 1) -> Tensor:
     if steps <= lag:
         return values.new_zeros(values.shape[-1])
     centred = values - values.mean((1, 2), keepdim=True)
-    # Every data set counts the same, however wide its posterior.
     spread = centred.square().mean((1, 2), keepdim=True)
     scaled = centred / spread.sqrt().clamp(min=1e-300)
     return (scaled[:, :, lag:] * scaled[:, :, :-lag]).mean((0, 1, 2))
