@@ -81,7 +81,7 @@ SMALL = {
     "smc": {"num_particles": 256, "num_copies": 4},
     "ais": {"num_chains": 128, "betas": 30},
     "stepping": {"num_chains": 8, "num_draws": 40},
-    "thermodynamic": {"num_chains": 8, "num_draws": 40, "betas": 8},
+    "thermodynamic": {"num_chains": 8, "num_draws": 40, "betas": 16},
 }
 
 
