@@ -163,18 +163,37 @@ datasets = Registry(
         key: f"{_HERE}.data.datasets:{key}"
         for key in ("diabetes", "diabetes_wide", "digits", "iris", "tanh", "wine")
     }
-    | {"csv": f"{_HERE}.data.table_file:csv"},
+    | {"csv": f"{_HERE}.data.table_file:csv"}
+    | {
+        key: f"{_HERE}.handlers.evidence_models:{key}"
+        for key in ("eight_schools", "correlated_rows", "few_numbers", "breast_cancer")
+    },
 )
 models = Registry(
     "model",
     {"subset_regression": f"{_HERE}.handlers.subset_models:subset_regression"}
     | {key: f"{_HERE}.handlers.autoencoders:{key}" for key in ("vae", "vae_ard", "discrete_vae")}
-    | {"headed_vae": f"{_HERE}.handlers.pixel_heads:headed_vae"},
+    | {"headed_vae": f"{_HERE}.handlers.pixel_heads:headed_vae"}
+    | {
+        key: f"{_HERE}.handlers.evidence_models:{name}"
+        for key, name in {
+            "eight_schools": "EightSchools",
+            "nig_regression": "NormalInverseGammaRegression",
+            "normal_mean": "NormalMean",
+            "funnel": "Funnel",
+            "square": "Square",
+            "two_modes": "TwoModes",
+            "hierarchical_logistic": "HierarchicalLogistic",
+        }.items()
+    },
 )
 guides = Registry("guide")
 inferences = Registry(
     "inference",
-    {key: f"{_HERE}.handlers.{key}:{key}" for key in ("svi", "nuts", "latent", "signal", "gradient_noise")}
+    {
+        key: f"{_HERE}.handlers.{key}:{key}"
+        for key in ("svi", "nuts", "sample", "evidence", "latent", "signal", "gradient_noise")
+    }
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
     | {key: f"{_HERE}.handlers.latent_counts:{key}" for key in ("latent_counts", "svi_agreement")}
     | {"independent_pixels": f"{_HERE}.handlers.pixel_heads:independent_pixels"}

@@ -1,0 +1,306 @@
+"""Models whose evidence is known exactly, and their data: the yardsticks of every evidence estimator.
+
+A model that knows its evidence has a method `exact_log_evidence(x[, y])`, in nats for the whole data set;
+the handler `evidence` holds the estimators against it. Models broadcast over posterior draws.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evidentia.studies.harness.data.dataset import Dataset
+
+EFFECTS = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
+EFFECT_SCALES = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
+NODES = 4001
+"""Points of the one-dimensional quadratures (trapezoids of functions that are smooth and end at zero)."""
+
+
+def eight_schools() -> Dataset:
+    """Effects of coaching in eight schools, and their standard errors as the only input.
+
+    References:
+        Rubin, 1981. Estimation in parallel randomized experiments.
+    """
+    import numpy
+
+    from evidentia.studies.harness.data.dataset import make_dataset
+
+    return make_dataset(numpy.array(EFFECT_SCALES)[:, None], numpy.array(EFFECTS), ["scale"])
+
+
+def correlated_rows(columns: int = 8, rows: int = 100) -> Dataset:
+    """Rows of columns that share a common part, correlation one half, and y = x w + ε.
+
+    Args:
+        columns: number of inputs; w is 1, -1/2, 1/3, -1/4, …
+        rows: number of rows.
+    """
+    import numpy
+
+    from evidentia.studies.harness.data.dataset import make_dataset
+
+    state = numpy.random.RandomState(columns)
+    x = (state.randn(rows, columns) + state.randn(rows, 1)) / 2**0.5
+    w = (-1.0) ** numpy.arange(columns) / (1.0 + numpy.arange(columns))
+    return make_dataset(x, x @ w + state.randn(rows), [f"x{index}" for index in range(columns)])
+
+
+def few_numbers(values: tuple[float, ...] = (2.0, 2.0)) -> Dataset:
+    """A single column of numbers.
+
+    Args:
+        values: the numbers, two at least.
+    """
+    import numpy
+
+    from evidentia.studies.harness.data.dataset import make_dataset
+
+    return make_dataset(numpy.array(values, dtype=float)[:, None], None, ["y"])
+
+
+def breast_cancer(columns: int = 23, rows: int = 569) -> Dataset:
+    """Measurements of cell nuclei, standardised (ddof 0), and whether the tumour was benign.
+
+    Args:
+        columns: the first so many of the 30 measurements.
+        rows: the first so many of the 569 patients.
+
+    References:
+        Street, Wolberg and Mangasarian, 1993. Nuclear feature extraction for breast tumor diagnosis.
+    """
+    import numpy
+    from sklearn.datasets import load_breast_cancer
+
+    from evidentia.studies.harness.data.dataset import make_dataset, standardise
+
+    bunch: Any = load_breast_cancer()
+    names = [str(name) for name in bunch.feature_names[:columns]]
+    x = standardise(numpy.asarray(bunch.data[:rows, :columns], dtype=float), names)
+    return make_dataset(x, numpy.asarray(bunch.target[:rows], dtype=float), names, info={"target": "benign"})
+
+
+@final
+class EightSchools:
+    """mu ~ N(0, 5), tau ~ HalfCauchy(5), t ~ N(0, 1), y ~ N(mu + tau t, scale): not centred."""
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (8, 1) are the standard errors, y (8,) the effects."""
+        import pyro
+        from pyro import distributions as dist
+
+        mu = pyro.sample("mu", dist.Normal(x.new_tensor(0.0), 5.0))
+        tau = pyro.sample("tau", dist.HalfCauchy(x.new_tensor(5.0)))
+        with pyro.plate("data", len(x)):
+            t = pyro.sample("t", dist.Normal(x.new_tensor(0.0), 1.0))
+            found: Tensor = pyro.sample("obs", dist.Normal(mu + tau * t, x[:, 0]), obs=y)
+        return found
+
+    def exact_log_evidence(self, x: Tensor, y: Tensor) -> float:
+        """Analytic in mu and t; quadrature in u with tau = 5 tan(pi u / 2), for which the prior is flat."""
+        import torch
+
+        u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES  # midpoints: u = 1 is tau = infinity
+        tau = 5 * torch.tan(math.pi * u / 2)
+        diagonal = x[:, 0].square() + tau[:, None].square()
+        value = normal_rank_one(y, diagonal, 25.0)
+        return float(value.logsumexp(0)) - math.log(NODES)
+
+
+@final
+class NormalInverseGammaRegression:
+    """s2 ~ InverseGamma(2, 1), w | s2 ~ N(0, s2 I), y ~ N(X w, s2); X has a column of ones in front."""
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (n, P) without the ones, y (n,)."""
+        import pyro
+        from pyro import distributions as dist
+
+        design = _with_ones(x)
+        s2 = pyro.sample("s2", dist.InverseGamma(x.new_tensor(2.0), x.new_tensor(1.0)))
+        scale = s2.sqrt().unsqueeze(-1)
+        w = pyro.sample("w", dist.Normal(x.new_zeros(design.shape[1]), scale).to_event(1))
+        with pyro.plate("data", len(x)):
+            mean = _product(design, w)
+            found: Tensor = pyro.sample("obs", dist.Normal(mean, scale), obs=y)
+        return found
+
+    def exact_log_evidence(self, x: Tensor, y: Tensor) -> float:
+        """The closed form."""
+        from evidentia.inference.evidence.conjugate import normal_inverse_gamma_regression
+
+        return normal_inverse_gamma_regression(_with_ones(x), y, scale=1.0, shape=2.0, rate=1.0).value
+
+
+@final
+class NormalMean:
+    """theta ~ N(0, I), each row ~ N(theta, I)."""
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (n, D), all of it observed; y is not looked at."""
+        import pyro
+        from pyro import distributions as dist
+
+        theta = pyro.sample("theta", dist.Normal(x.new_zeros(x.shape[1]), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            law = dist.Normal(theta.unsqueeze(-2) if theta.dim() > 1 else theta, 1.0).to_event(1)
+            found: Tensor = pyro.sample("obs", law, obs=x)
+        return found
+
+    def exact_log_evidence(self, x: Tensor, y: Tensor | None = None) -> float:
+        """The closed form of each column."""
+        from evidentia.inference.evidence.conjugate import normal_mean
+
+        return sum(normal_mean(column).value for column in x.T)
+
+
+@final
+class Funnel:
+    """Neal's funnel seen through noise: v ~ N(0, 3), z_i ~ N(0, exp(v / 2)), y_i ~ N(z_i, 1): centred."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (n, 1) are the y_i."""
+        import pyro
+        from pyro import distributions as dist
+
+        v = pyro.sample("v", dist.Normal(x.new_tensor(0.0), 3.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_tensor(0.0), (v / 2).exp()))
+            found: Tensor = pyro.sample("obs", dist.Normal(z, 1.0), obs=x[:, 0])
+        return found
+
+    def exact_log_evidence(self, x: Tensor) -> float:
+        """y_i | v ~ N(0, exp(v) + 1); quadrature over v."""
+        import torch
+
+        v = torch.linspace(-36.0, 36.0, NODES, dtype=torch.float64)
+        variance = v.exp()[:, None] + 1
+        value = -0.5 * (x[:, 0].square() / variance + (2 * math.pi * variance).log()).sum(-1)
+        return _trapezoid(value - 0.5 * (v / 3).square() - math.log(3 * (2 * math.pi) ** 0.5), v)
+
+
+@final
+class Square:
+    """x ~ N(0, I_5), y_i ~ N(x_0^2, sd): two modes of equal mass, at x_0 = ±sqrt(2) for y = 2.
+
+    Two observations with sd 0.2 sqrt(2) say what one with 0.2 says.
+    """
+
+    scale = 0.2 * 2**0.5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (n, 1) are the y_i."""
+        import pyro
+        from pyro import distributions as dist
+
+        z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            law = dist.Normal(z[..., :1].square() if z.dim() > 1 else z[0].square(), self.scale)
+            found: Tensor = pyro.sample("obs", law, obs=x[:, 0])
+        return found
+
+    def exact_log_evidence(self, x: Tensor) -> float:
+        """Quadrature over x_0."""
+        import torch
+
+        z = torch.linspace(-8.0, 8.0, NODES, dtype=torch.float64)
+        value = _log_normal(x[:, 0], z[:, None].square(), self.scale).sum(-1)
+        return _trapezoid(value + _log_normal(z, torch.zeros_like(z), 1.0), z)
+
+
+@final
+class TwoModes:
+    """theta ~ N(0, 5), y_i ~ N(theta, 1) or N(theta + 8, 1), with equal chance: modes of unequal mass.
+
+    For y = 0, 0 the modes lie near 0 and -8; the second has about a fifth of the mass, and no path between.
+    """
+
+    shift, prior_scale = 8.0, 5.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (n, 1) are the y_i."""
+        import pyro
+        import torch
+        from pyro import distributions as dist
+
+        theta = pyro.sample("theta", dist.Normal(x.new_tensor(0.0), self.prior_scale))
+        with pyro.plate("data", len(x)):
+            loc = torch.stack([theta, theta + self.shift], -1)
+            law = dist.MixtureSameFamily(dist.Categorical(probs=x.new_ones(2)), dist.Normal(loc, 1.0))
+            found: Tensor = pyro.sample("obs", law, obs=x[:, 0])
+        return found
+
+    def exact_log_evidence(self, x: Tensor) -> float:
+        """The sum over all assignments of the observations to the two components."""
+        import torch
+
+        from evidentia.inference.evidence.conjugate import normal_mean
+
+        terms = [
+            normal_mean(x[:, 0] - self.shift * x.new_tensor(which), prior_scale=self.prior_scale).value
+            for which in product((0.0, 1.0), repeat=len(x))
+        ]
+        return float(torch.tensor(terms, dtype=torch.float64).logsumexp(0)) - len(x) * math.log(2)
+
+
+@final
+class HierarchicalLogistic:
+    """tau ~ HalfCauchy(1), alpha ~ N(0, 5), beta_j ~ N(0, tau), y ~ Bernoulli(logit = alpha + X beta).
+
+    Centred. Its evidence is not known.
+    """
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (n, P), y (n,) of zeros and ones."""
+        import pyro
+        from pyro import distributions as dist
+
+        tau = pyro.sample("tau", dist.HalfCauchy(x.new_tensor(1.0)))
+        alpha = pyro.sample("alpha", dist.Normal(x.new_tensor(0.0), 5.0))
+        scale = tau.unsqueeze(-1) if tau.dim() else tau
+        beta = pyro.sample("beta", dist.Normal(x.new_zeros(x.shape[1]), scale).to_event(1))
+        with pyro.plate("data", len(x)):
+            offset = alpha.unsqueeze(-1) if alpha.dim() else alpha
+            logits = offset + _product(x, beta)
+            found: Tensor = pyro.sample("obs", dist.Bernoulli(logits=logits), obs=y)
+        return found
+
+
+def normal_rank_one(y: Tensor, diagonal: Tensor, shared: float) -> Tensor:
+    """log N(y; 0, diag(d) + shared 11') for rows of d (..., n), in nats (...).
+
+    Example:
+        >>> import torch
+        >>> round(float(normal_rank_one(torch.zeros(1), torch.ones(1), 1.0)), 4)  # N(0; 0, 2)
+        -1.2655
+    """
+    precision = 1 / diagonal
+    total = 1 + shared * precision.sum(-1)
+    energy = (y.square() * precision).sum(-1) - shared * (y * precision).sum(-1).square() / total
+    log_det = (2 * math.pi * diagonal).log().sum(-1) + total.log()
+    value: Tensor = -0.5 * (energy + log_det)
+    return value
+
+
+def _trapezoid(log_value: Tensor, grid: Tensor) -> float:
+    return float(log_value.logsumexp(0)) + math.log(float(grid[1] - grid[0]))
+
+
+def _log_normal(value: Tensor, loc: Tensor, scale: float) -> Tensor:
+    return -0.5 * ((value - loc) / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _product(design: Tensor, weights: Tensor) -> Tensor:
+    """X w for w (..., P): (..., n)."""
+    return (weights.unsqueeze(-2) @ design.T).squeeze(-2)
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat([x.new_ones(len(x), 1), x], 1)
