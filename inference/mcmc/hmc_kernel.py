@@ -118,7 +118,7 @@ class HMC(BatchedKernel):
         step_size: float | None = None,
         metric: str = "auto",
         max_leapfrogs: int = 256,
-        rate: float = 0.4,
+        rate: float = 0.3,
         learning_rate: float = 0.05,
         forgetting: float = 0.97,
         beta: Tensor | float = 1.0,

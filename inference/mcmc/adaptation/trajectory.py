@@ -204,7 +204,7 @@ def update_trajectory(
     derivative: float,
     travelled: float,
     *,
-    rate: float = 0.4,
+    rate: float = 0.3,
     learning_rate: float = 0.05,
     decay: float = 0.95,
     shortest: float = 0.0,

@@ -67,7 +67,8 @@ SPREAD = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
 
 def toy(x, beta=1.0):
     value = -0.5 * (x / SPREAD).square().sum(-1)
-    return Evaluation(beta * value, -beta * x / SPREAD.square(), value)
+    column = beta[:, None] if isinstance(beta, torch.Tensor) and beta.ndim else beta
+    return Evaluation(beta * value, -column * x / SPREAD.square(), value)
 
 
 def build(name, **settings):
