@@ -10,8 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from evidentia.inference.compile.inputs import Arguments, flatten_arguments
+from evidentia.inference.compile.inputs import Arguments
 from evidentia.inference.density.batch import looped
+from evidentia.inference.density.examples import (
+    batch_dims,
+    cast_arguments,
+    check_shapes,
+    example_discrete,
+    example_positions,
+)
 from evidentia.inference.density.executor import check_executor
 from evidentia.inference.density.joint import Joint
 from evidentia.inference.density.levels import Chosen, choose, disagreement
@@ -20,7 +27,6 @@ from evidentia.inference.density.sites import (
     Structure,
     differing_supports,
     find_structure,
-    preserved_random_state,
 )
 from evidentia.inference.density.solves import IllConditionedError
 
@@ -124,8 +130,8 @@ class Bound(NamedTuple):
 
     def with_data(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
         """Bound to other data."""
-        flat = _cast(flatten_arguments(args, dict(kwargs)), self.joint.dtype)
-        _check_shapes([tuple(each.shape) for each in self.flat.tensors], flat, self.dims)
+        flat, _ = cast_arguments(args, kwargs, self.joint.dtype)
+        check_shapes([tuple(each.shape) for each in self.flat.tensors], flat)
         if any(dim is not None for dim in self.dims):
             return self._with_batch(flat, self.dims)
         if not self.chosen.takes_data or flat.key != self.flat.key:
@@ -152,27 +158,13 @@ class Bound(NamedTuple):
 
     def with_data_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
         """Bound to one data set per chain."""
-        flat = _cast(flatten_arguments(args, dict(kwargs)), self.joint.dtype)
+        flat, _ = cast_arguments(args, kwargs, self.joint.dtype)
         single = [
-            tuple(each.shape[1:] if dim is not None else each.shape)
+            tuple(each.shape if dim is None else each.shape[1:])
             for each, dim in zip(self.flat.tensors, self.dims, strict=True)
         ]
-        if len(flat.tensors) != len(single):
-            raise ValueError(
-                f"data: expected {len(single)} tensors, got {len(flat.tensors)}. Fix: the same arguments"
-            )
-        dims: list[int | None] = []
-        for place, (tensor, shape) in enumerate(zip(flat.tensors, single, strict=True)):
-            if tuple(tensor.shape) == shape:
-                dims.append(None)
-            elif tuple(tensor.shape) == (self.num_chains, *shape):
-                dims.append(0)
-            else:
-                raise ValueError(
-                    f"data tensor {place}: expected {shape} or {(self.num_chains, *shape)}, got "
-                    f"{tuple(tensor.shape)}. Fix: one data set for each of the {self.num_chains} chains"
-                )
-        return self._with_batch(flat, tuple(dims))
+        dims = batch_dims(single, flat, self.num_chains)
+        return self._with_batch(flat, dims)
 
     def with_discrete(self, values: Mapping[str, Tensor]) -> Bound:
         """At other values of the discrete sites."""
@@ -195,8 +187,8 @@ class Bound(NamedTuple):
                     self.joint,
                     flat.rebuild,
                     flat.tensors,
-                    self._with_given(_points(self, 1.0, 17)),
-                    lambda radius: list(self._with_given(_points(self, radius, 18))),
+                    self._with_given(self._points(1.0, 17)),
+                    lambda radius: list(self._with_given(self._points(radius, 18))),
                     check_executor(self.settings.executor),
                     data_dims=dims,
                 )
@@ -206,12 +198,18 @@ class Bound(NamedTuple):
 
     def _follows(self) -> bool:
         """Whether the density at these data is that of a plain run, at one point."""
-        position, beta = _points(self, 0.5, 19)
+        position, beta = self._points(0.5, 19)
         with self.tracing():
             inputs = self._with_given((position[:1], beta[:1]))
             expected = looped(self.joint, self.flat.rebuild, self.dims)(*inputs, *self.flat.tensors)
         got = self.evaluate((position[:1], beta[:1]))
         return disagreement(got, expected, 1, self.joint.dtype) is None
+
+    def _points(self, radius: float, seed: int, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """Example positions and betas, on the device of the data."""
+        devices = {tensor.device for tensor in self.flat.tensors}
+        device = devices.pop() if len(devices) == 1 else torch.get_default_device()
+        return example_positions(self.joint, rows or self.num_chains, radius, seed, device)
 
     def _anew(self, flat: Arguments) -> Bound:
         args, kwargs = flat.rebuild(flat.tensors)
@@ -285,11 +283,7 @@ def bind(
         raise ValueError(f"num_chains: expected a number >= 1, got {num_chains}. Fix: num_chains=64")
     if discrete not in ("sum", "given"):
         raise ValueError(f"discrete: expected 'sum' or 'given', got {discrete!r}. Fix: discrete='sum'")
-    flat = flatten_arguments(args, dict(kwargs))
-    if dtype is None:
-        floats = [each.dtype for each in flat.tensors if each.is_floating_point()]
-        dtype = floats[0] if floats else torch.get_default_dtype()
-    flat = _cast(flat, dtype)
+    flat, dtype = cast_arguments(args, kwargs, dtype)
     with traceable(), default_dtype(dtype):
         own_args, own_kwargs = flat.rebuild(flat.tensors)
         structure = find_structure(
@@ -297,7 +291,7 @@ def bind(
         )
         given = () if structure.summed else tuple(structure.discrete)
         joint = Joint(model, structure, dtype, given)
-        start = _discrete_start(joint, own_args, own_kwargs, seed)
+        start = example_discrete(joint, own_args, own_kwargs, seed)
         settings = _Settings(model, executor, discrete, seed, subsampled)
         dims: tuple[int | None, ...] = (None,) * len(flat.tensors)
         empty = Chosen("loop", looped(joint, flat.rebuild, dims), None, True, ())
@@ -307,49 +301,11 @@ def bind(
             joint,
             flat.rebuild,
             flat.tensors,
-            bound._with_given(_points(bound, 1.0, seed + 2)),
-            lambda radius: list(bound._with_given(_points(bound, radius, seed + 3, rows))),
+            bound._with_given(bound._points(1.0, seed + 2)),
+            lambda radius: list(bound._with_given(bound._points(radius, seed + 3, rows))),
             kind,
         )
     bound = bound._replace(chosen=chosen)
     if chosen.program is not None:
         bound = bound._replace(fixed=chosen.program.bind(flat.tensors if chosen.takes_data else []))
     return bound
-
-
-def _points(bound: Bound, radius: float, seed: int, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Positions uniform on (-radius, radius)^D, and betas that are not one."""
-    rows = bound.num_chains if rows is None else rows
-    generator = torch.Generator().manual_seed(seed)
-    dtype = bound.joint.dtype
-    position = radius * (2 * torch.rand(rows, bound.structure.dim, generator=generator, dtype=dtype) - 1)
-    beta = 0.5 + torch.rand(rows, generator=generator, dtype=dtype)
-    devices = {tensor.device for tensor in bound.flat.tensors}
-    device = devices.pop() if len(devices) == 1 else torch.get_default_device()
-    return position.to(device), beta.to(device)
-
-
-def _discrete_start(
-    joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int
-) -> dict[str, Tensor]:
-    """One draw of the discrete sites that are inputs."""
-    if not joint.given:
-        return {}
-    from pyro import poutine
-
-    with preserved_random_state(seed), torch.no_grad(), poutine.block():
-        trace: Any = poutine.trace(joint.plain).get_trace(*args, **kwargs)
-    return {name: trace.nodes[name]["value"] for name in joint.given}
-
-
-def _cast(flat: Arguments, dtype: torch.dtype) -> Arguments:
-    tensors = [each.detach().to(dtype) if each.is_floating_point() else each for each in flat.tensors]
-    return flat._replace(tensors=tensors)
-
-
-def _check_shapes(shapes: list[tuple[int, ...]], flat: Arguments, dims: tuple[int | None, ...]) -> None:
-    got = [tuple(each.shape) for each in flat.tensors]
-    if got != shapes:
-        raise ValueError(
-            f"data: expected tensors of shapes {shapes}, got {got}. Fix: compile_density(model, new data)"
-        )

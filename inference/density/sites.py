@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -15,65 +15,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from evidentia.inference.density.patches import unvalidated
+from evidentia.inference.density.structure import Site as Site
+from evidentia.inference.density.structure import Structure as Structure
 
 __all__ = ["Site", "Structure", "find_structure", "preserved_random_state"]
-
-
-class Site(NamedTuple):
-    """A continuous latent site.
-
-    Attributes:
-        name: as in the model.
-        shape: of its constrained value, plates included.
-        size: number of unconstrained coordinates.
-        transform: unconstrained -> constrained.
-        plates: names of the plates around it.
-        free: shape of its unconstrained value.
-
-    References:
-        none; bookkeeping.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    size: int
-    transform: Any
-    plates: tuple[str, ...]
-    free: tuple[int, ...]
-
-
-class Structure(NamedTuple):
-    """What a model consists of, the same at every draw.
-
-    Attributes:
-        sites: continuous latents, in the model's order.
-        discrete: name -> shape of the discrete latents.
-        dtypes: name -> type of the discrete latents' values.
-        summed: whether the discrete latents are summed out (else they are given).
-        prior: names of further sites that count as prior.
-        likelihood: names of the sites that count as likelihood.
-        improper: the latents whose prior cannot be drawn from.
-        max_plate_nesting: depth of the plates.
-        supports: whether some support carries tensors of its own.
-
-    References:
-        none; bookkeeping.
-    """
-
-    sites: tuple[Site, ...]
-    discrete: dict[str, tuple[int, ...]]
-    dtypes: dict[str, torch.dtype]
-    summed: bool
-    prior: tuple[str, ...]
-    likelihood: tuple[str, ...]
-    improper: tuple[str, ...]
-    max_plate_nesting: int
-    supports: dict[str, tuple[Tensor, ...]]
-
-    @property
-    def dim(self) -> int:
-        """Number of unconstrained coordinates."""
-        return sum(site.size for site in self.sites)
 
 
 class _DrawImproper(Messenger):
