@@ -23,9 +23,8 @@ PriorDraws = Callable[[int, torch.Generator | None], Tensor]
 # Trajectory in whitened space (a quarter of a Gaussian's period), jittered by half; most leapfrogs of a move.
 TRAJECTORY, MAX_LEAPFROGS = 1.5, 16
 TARGET_ACCEPTANCE = 0.8
-# A dense metric needs this many effective particles per dimension; with fewer, the variances before the
-# weighting count as so many particles.
-_PER_DIMENSION, _PRIOR_COUNT = 2, 2.0
+# A dense metric needs this many effective particles per dimension.
+_PER_DIMENSION = 2
 
 
 class Path(NamedTuple):
@@ -105,9 +104,7 @@ def particle_covariance(position: Tensor, log_weight: Tensor) -> Tensor:
     if dim > LARGEST_DENSE:
         return variance
     if size < _PER_DIMENSION * dim:
-        # Few particles may agree by chance and would freeze: lean on those before the weighting.
-        wide = position[torch.isfinite(position).all(-1)].var(0, correction=0).clamp(min=1e-10)
-        return ((size * variance + _PRIOR_COUNT * wide) / (size + _PRIOR_COUNT)).diag()
+        return variance.diag()
     covariance = (centred.mT * weight) @ centred / correction
     covariance.diagonal().copy_(variance)
     return shrunk_covariance(covariance, size)

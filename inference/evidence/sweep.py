@@ -25,6 +25,7 @@ __all__ = ["Sweep", "sweep"]
 
 # A transition below this acceptance only tunes the step size and does not count as a move.
 _COUNTS, _MOST_TUNING = 0.4, 12
+_MOST_TEMPERATURES = 1000
 # Moves go on until no direction is correlated with its ancestor by more than this, plus its noise.
 _CORRELATION, _FEWEST_MOVES, _MOST_MOVES = 0.15, 2, 12
 
@@ -84,7 +85,7 @@ def sweep(
         `Sweep`.
 
     Raises:
-        ValueError: no particle of a copy has a finite likelihood.
+        ValueError: no particle of a copy has a finite likelihood, or a ladder of 1000 temperatures.
 
     References:
         Del Moral, Doucet and Jasra, 2006, Sequential Monte Carlo samplers.
@@ -112,6 +113,11 @@ def sweep(
     stuck: list[float] = []
     stages, calls = [position], 1
     while beta < 1:
+        if len(betas) > _MOST_TEMPERATURES:
+            raise ValueError(
+                f"the ladder is at {beta:.3g} after {_MOST_TEMPERATURES} temperatures: the likelihood is too "
+                "rough for so many particles. Fix: more num_particles, or a ladder by betas="
+            )
         new = next_beta(value, beta, target) if ladder is None else float(ladder[len(betas)])
         log_weight = (new - beta) * value
         increments.append(log_weight.logsumexp(-1) - math.log(count))
