@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evidentia.inference.compile.inputs import Arguments
 from evidentia.inference.density.batch import looped
+from evidentia.inference.density.chunks import in_chunks
 from evidentia.inference.density.examples import (
     batch_dims,
     cast_arguments,
@@ -240,26 +241,14 @@ class Bound(NamedTuple):
     def _chunked(
         self, run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Any number of chains, in pieces of C; the last piece is padded with its last row."""
+        """Any number of chains, in pieces of C."""
         chains, size = len(inputs[0]), self.num_chains
         if any(dim is not None for dim in self.dims):
             raise ValueError(
                 f"position: expected {size} rows, one for each data set, got {chains}. "
                 f"Fix: compile the density with num_chains={chains}"
             )
-        columns: list[tuple[Tensor, ...]] = []
-        for begin in range(0, chains, size):
-            part = [tensor[begin : begin + size] for tensor in inputs]
-            missing = size - len(part[0])
-            if missing:
-                part = [
-                    torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in part
-                ]
-            result = run(part)
-            columns.append(tuple(tensor[: size - missing] for tensor in result) if missing else result)
-        if len(columns) == 1:
-            return columns[0]
-        return tuple(torch.cat(column) for column in zip(*columns, strict=True))
+        return in_chunks(run, inputs, size)
 
 
 def bind(

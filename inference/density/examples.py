@@ -55,7 +55,8 @@ def check_shapes(shapes: Sequence[tuple[int, ...]], flat: Arguments) -> None:
     got = [tuple(each.shape) for each in flat.tensors]
     if got != list(shapes):
         raise ValueError(
-            f"data: expected tensors of shapes {list(shapes)}, got {got}. Fix: compile_density(model, new data)"
+            f"data: expected tensors of shapes {list(shapes)}, got {got}. "
+            "Fix: compile_density(model, new data)"
         )
 
 
@@ -85,8 +86,8 @@ def batch_dims(single: Sequence[tuple[int, ...]], flat: Arguments, num_chains: i
             dims.append(0)
         else:
             raise ValueError(
-                f"data tensor {place}: expected {shape} or {(num_chains, *shape)}, got {tuple(tensor.shape)}. "
-                f"Fix: one data set for each of the {num_chains} chains"
+                f"data tensor {place}: expected {shape} or {(num_chains, *shape)}, got "
+                f"{tuple(tensor.shape)}. Fix: one data set for each of the {num_chains} chains"
             )
     return tuple(dims)
 
