@@ -124,7 +124,7 @@ def free_fills(graph: GraphModule) -> None:
 
 
 def drop_neutral(graph: GraphModule) -> None:
-    """Adding nothing, multiplying by one and the first power hand on their argument.
+    """Adding nothing, multiplying by one, the first power and two signs hand on their argument.
 
     References:
         none; bookkeeping.
@@ -132,7 +132,14 @@ def drop_neutral(graph: GraphModule) -> None:
     written = _written(graph.graph.nodes)
     zeros, ones = _filled(graph, written, 0), _filled(graph, written, 1)
     for node in list(graph.graph.nodes):
-        if node in written or node.op != "call_function" or len(node.args) < 2:
+        if node in written or node.op != "call_function":
+            continue
+        inner = node.args[0] if node.args else None
+        if node.target is _aten.neg.default and isinstance(inner, Node) and inner.target is _aten.neg.default:
+            if inner not in written and isinstance(inner.args[0], Node) and inner.args[0] not in written:
+                replace(graph, node, inner.args[0])
+            continue
+        if len(node.args) < 2:
             continue
         one, two = node.args[0], node.args[1]
         kept: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import pyro.distributions.hmm as hmm
@@ -14,9 +15,17 @@ import pyro.ops.special as special
 import pyro.ops.tensor_utils as tensor_utils
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, dirichlet
+from torch.distributions import Distribution, bernoulli, dirichlet
 
-__all__ = ["default_dtype", "plain_dirichlet", "safe_cholesky", "safe_log", "traceable", "unvalidated"]
+__all__ = [
+    "default_dtype",
+    "lean_cross_entropy",
+    "plain_dirichlet",
+    "safe_cholesky",
+    "safe_log",
+    "traceable",
+    "unvalidated",
+]
 
 
 def safe_log(x: Tensor) -> Tensor:
@@ -64,6 +73,29 @@ def safe_cholesky(x: Tensor) -> Tensor:
         largest = x.detach().abs().amax(-1)
         x = x + torch.diag_embed(relative * torch.finfo(x.dtype).eps * largest)
     return torch.linalg.cholesky(x)
+
+
+def lean_cross_entropy(logits: Tensor, target: Tensor, *rest: Any, **options: Any) -> Tensor:
+    r"""\(-y x - \log\sigma(-x)\): torch's `binary_cross_entropy_with_logits`, with one kernel each way.
+
+    Under a map torch takes its own apart into some thirty operations, each as large as the data.
+
+    Args:
+        logits: any shape.
+        target: the same shape.
+        rest: with further arguments torch's own function is called, as with any option but this one.
+        options: `reduction="none"`.
+
+    References:
+        none; it restates torch's function.
+
+    Example:
+        >>> lean_cross_entropy(torch.zeros(1), torch.ones(1), reduction="none")
+        tensor([0.6931])
+    """
+    if rest or options != {"reduction": "none"}:
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target, *rest, **options)
+    return -(target * logits + torch.nn.functional.logsigmoid(-logits))
 
 
 def _accept(self: Distribution, value: Tensor) -> None:
@@ -156,16 +188,19 @@ def traceable() -> Iterator[None]:
         >>> inside, special.safe_log is original
         (True, True)
     """
-    places = (*((module, "safe_log") for module in (special, torch_log, hmm)),)
-    places += (*((module, "safe_cholesky") for module in (tensor_utils, gaussian, hmm)),)
-    originals = [getattr(module, name) for module, name in places]
+    patches: list[tuple[Any, str, Any]] = [
+        (bernoulli, "binary_cross_entropy_with_logits", lean_cross_entropy)
+    ]
+    patches += [(module, "safe_log", safe_log) for module in (special, torch_log, hmm)]
+    patches += [(module, "safe_cholesky", safe_cholesky) for module in (tensor_utils, gaussian, hmm)]
+    originals = [getattr(module, name) for module, name, _ in patches]
     with unvalidated(), warnings.catch_warnings():
         # A missing batching rule of torch is slower eagerly, and costs nothing in a recording.
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         try:
-            for module, name in places:
-                setattr(module, name, globals()[name])
+            for module, name, own in patches:
+                setattr(module, name, own)
             yield
         finally:
-            for (module, name), original in zip(places, originals, strict=True):
+            for (module, name, _), original in zip(patches, originals, strict=True):
                 setattr(module, name, original)

@@ -9,16 +9,23 @@ import pyro.ops.einsum.torch_log as torch_log
 import pyro.ops.special as special
 import pytest
 import torch
-from torch.distributions import Distribution, dirichlet
+from torch.distributions import Distribution, bernoulli, dirichlet
+from torch.nn.functional import binary_cross_entropy_with_logits as torch_cross_entropy
 
 from evidentia.inference.density import executor as executors
 from evidentia.inference.density.log_density import compile_density
-from evidentia.inference.density.patches import plain_dirichlet, safe_cholesky, safe_log, traceable
+from evidentia.inference.density.patches import (
+    lean_cross_entropy,
+    plain_dirichlet,
+    safe_cholesky,
+    safe_log,
+    traceable,
+)
 
 
 def originals():
     names = [(special, "safe_log"), (torch_log, "safe_log"), (Distribution, "_validate_sample")]
-    names += [(dirichlet, "_Dirichlet")]
+    names += [(dirichlet, "_Dirichlet"), (bernoulli, "binary_cross_entropy_with_logits")]
     return [getattr(place, name) for place, name in names]
 
 
@@ -53,6 +60,14 @@ def test_replacements_are_those_of_pyro():
     for one, two in ((safe_log(x), special.safe_log(y)),):
         assert torch.equal(one, two)
         assert torch.equal(torch.autograd.grad(one.sum(), x)[0], torch.autograd.grad(two.sum(), y)[0])
+    logits = torch.linspace(-800, 800, 41, dtype=torch.float64).requires_grad_()
+    for target in (0.0, 0.3, 1.0):
+        labels = torch.full_like(logits, target)
+        one, two = (f(logits, labels, reduction="none") for f in (lean_cross_entropy, torch_cross_entropy))
+        torch.testing.assert_close(one, two, rtol=1e-15, atol=1e-15)
+        slopes = [torch.autograd.grad(each.sum(), logits)[0] for each in (one, two)]
+        torch.testing.assert_close(*slopes, rtol=1e-14, atol=1e-15)
+    assert lean_cross_entropy(logits, labels) == torch_cross_entropy(logits, labels)
     from pyro.ops.tensor_utils import safe_cholesky as original
 
     matrix = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
