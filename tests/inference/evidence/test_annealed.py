@@ -142,6 +142,16 @@ def test_one_heavy_weight_is_enough_to_refuse(share, refused):
     assert found.kind == ("lower bound" if refused else "consistent estimate")
 
 
+@pytest.mark.parametrize(("count", "refused"), [(9, True), (11, False)])
+def test_few_equal_weights_are_refused_for_their_effective_size(count, refused):
+    log_weight = torch.full((50,), -torch.inf, dtype=torch.float64)
+    log_weight[:count] = 0.0
+    found = annealed._evidence(log_weight, 1, "test", sign=-1.0)
+    assert found.diagnostics["ess"] == pytest.approx(count)
+    assert math.isinf(found.standard_error) == refused
+    assert found.kind == "upper bound"
+
+
 @pytest.mark.statistical
 def test_the_sandwich_closes_around_the_evidence(generator):
     normal = path_posteriors.normal()

@@ -131,7 +131,8 @@ def test_doubled_moves_report_a_drift():
 
 def test_a_ladder_without_end_is_given_up(monkeypatch):
     monkeypatch.setattr(sweep, "next_beta", lambda value, beta, target: beta + 1e-6)
-    with pytest.raises(ValueError, match="1000 temperatures"):
+    monkeypatch.setattr(sweep, "_MOST_TEMPERATURES", 20)
+    with pytest.raises(ValueError, match="after 20 temperatures"):
         run(path_posteriors.normal(dim=1), 2, num_copies=1, num_moves=1)
 
 
