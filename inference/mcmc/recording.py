@@ -30,6 +30,7 @@ class Recording:
     def __init__(self, num_draws: int, position: Tensor) -> None:
         self.draws = position.new_empty(num_draws, *position.shape)
         self.stats: dict[str, Tensor] = {}
+        self.extra: dict[str, Tensor] = {}
         self.count = 0
         self.warmup: dict[str, list[float]] = {}
 
@@ -63,6 +64,13 @@ class Recording:
             self.stats[name][self.count] = value
         self.count += 1
 
+    def keep_extra(self, values: Mapping[str, Tensor]) -> None:
+        """Sites (C, ...) of the draw last kept that are no part of the position."""
+        for name, value in values.items():
+            if name not in self.extra:
+                self.extra[name] = value.new_empty(len(self.draws), *value.shape)
+            self.extra[name][self.count - 1] = value
+
     @property
     def divergences(self) -> int:
         """Divergent transitions after the warm-up, of all chains."""
@@ -76,6 +84,7 @@ class Recording:
         if self.count:
             flat["draws/position"] = self.draws[: self.count].clone()
             flat |= {f"draws/{name}": value[: self.count].clone() for name, value in self.stats.items()}
+            flat |= {f"extra/{name}": value[: self.count].clone() for name, value in self.extra.items()}
         return flat
 
     def restore(self, flat: Mapping[str, Any]) -> None:
@@ -93,3 +102,6 @@ class Recording:
             if key.startswith("draws/") and key != "draws/position":
                 self.stats[key.removeprefix("draws/")] = value.new_empty(len(self.draws), *value.shape[1:])
                 self.stats[key.removeprefix("draws/")][: self.count] = value
+            elif key.startswith("extra/"):
+                self.extra[key.removeprefix("extra/")] = value.new_empty(len(self.draws), *value.shape[1:])
+                self.extra[key.removeprefix("extra/")][: self.count] = value

@@ -109,10 +109,23 @@ def sample(
             thinning=thinning, check=check, **kwargs,
         )  # fmt: skip
     mover = kernel_of(kernel)
-    chains = num_chains or _enough_chains(find_structure(model, args, kwargs, seed=seed).dim)
-    density = compile_density(
-        model, *args, num_chains=chains, executor=executor, dtype=dtype, seed=seed, **kwargs
+    discrete = getattr(mover, "discrete", "sum")
+    chains = num_chains or _enough_chains(
+        find_structure(model, args, kwargs, seed=seed, discrete=discrete).dim
     )
+    density = compile_density(
+        model,
+        *args,
+        num_chains=chains,
+        executor=executor,
+        dtype=dtype,
+        discrete=discrete,
+        seed=seed,
+        **kwargs,
+    )
+    if discrete == "given" and density.discrete and isinstance(start, str) and start in ("auto", "smc"):
+        # Tempered particles would belong to one value of the discrete sites.
+        start = "prior" if density.proper_prior else "uniform"
     run = SamplingRun(density, mover, num_draws, warmup_steps, thinning, seed)
     superchains = superchain_count(chains, num_superchains)
     settings: dict[str, Any] = {

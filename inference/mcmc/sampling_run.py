@@ -136,6 +136,8 @@ class SamplingRun:
             self.recording.keep(
                 self.state.position, self.state.log_density, info, self.skipped, self.step_size
             )
+            if hasattr(self.kernel, "extra_draws"):
+                self.recording.keep_extra(self.kernel.extra_draws(self.density, self.state))
             self.skipped = torch.zeros_like(self.skipped)
         return info
 
@@ -167,8 +169,9 @@ class SamplingRun:
         count = self.recording.count
         unconstrained = self.recording.draws[:count].transpose(0, 1)
         stats = {name: value[:count].transpose(0, 1) for name, value in self.recording.stats.items()}
+        extra = {name: value[:count].transpose(0, 1) for name, value in self.recording.extra.items()}
         return Draws(
-            self.density.unpack(unconstrained) if count else {},
+            self.density.unpack(unconstrained) | extra if count else {},
             stats or {"lp": torch.zeros(self.density.num_chains, 0)},
             dict(settings) | self.flat(),
             stopped,
