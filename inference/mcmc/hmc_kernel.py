@@ -25,6 +25,9 @@ from evidentia.inference.mcmc.info import Info
 
 __all__ = ["HMC", "HMCRun"]
 
+# Part of the warm-up after which the trajectory length begins anew.
+RESTART = 0.3
+
 
 class HMCRun(NamedTuple):
     """A run of `HMC`: where the chains are and what the warm-up knows.
@@ -166,6 +169,10 @@ class HMC(BatchedKernel):
         """One transition of all chains."""
         point, tuning, trajectory, direction, step, warmup_steps = state
         adapting = step < warmup_steps
+        if adapting and step == int(RESTART * warmup_steps):
+            # A length that a poor first metric asked for is a hundred turns in the whitened space.
+            trajectory = init_trajectory(min(math.exp(trajectory.log_length), self.trajectory_length))
+            state = state._replace(trajectory=trajectory)
         step_size = step_size_at(tuning, step, warmup_steps)
         length = math.exp(trajectory.log_length) if adapting else final_trajectory(trajectory)
         # A first step size may be far too small: trajectories grow with the knowledge of the warm-up.

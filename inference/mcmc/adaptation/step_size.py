@@ -6,7 +6,14 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["StepSize", "final_step_size", "init_step_size", "search_step_size", "update_step_size"]
+__all__ = [
+    "StepSize",
+    "final_step_size",
+    "init_step_size",
+    "restart_average",
+    "search_step_size",
+    "update_step_size",
+]
 
 
 class StepSize(NamedTuple):
@@ -18,6 +25,7 @@ class StepSize(NamedTuple):
         error: running mean of target minus acceptance.
         centre: where the iterates are pulled to.
         updates: how many there were.
+        averaged: how many of them are in the average.
 
     References:
         Hoffman, Gelman, 2014, The No-U-Turn sampler. Nesterov, 2009, Primal-dual subgradient methods for
@@ -29,6 +37,7 @@ class StepSize(NamedTuple):
     error: float
     centre: float
     updates: int
+    averaged: int
 
 
 def init_step_size(step_size: float) -> StepSize:
@@ -47,7 +56,7 @@ def init_step_size(step_size: float) -> StepSize:
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: expected a positive finite number, got {step_size}. Fix: step_size=0.5")
     log_step = math.log(step_size)
-    return StepSize(log_step, log_step, 0.0, log_step, 0)
+    return StepSize(log_step, log_step, 0.0, log_step, 0, 0)
 
 
 def update_step_size(
@@ -89,9 +98,25 @@ def update_step_size(
     move = math.sqrt(count) / gamma * error
     # Where every step is accepted (a flat density) nothing else keeps the step size finite.
     log_step = state.centre - min(max(move, -50.0), 50.0)
-    forget = count**-decay
+    averaged = state.averaged + 1
+    forget = averaged**-decay
     log_average = forget * log_step + (1.0 - forget) * state.log_average
-    return StepSize(log_step, log_average, error, state.centre, count)
+    return StepSize(log_step, log_average, error, state.centre, count, averaged)
+
+
+def restart_average(state: StepSize) -> StepSize:
+    """The same iterates, averaged from here on: for a metric that has changed since the beginning.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> state = restart_average(update_step_size(init_step_size(1.0), 0.2, 0.5))
+        >>> state = update_step_size(state, 0.5, 0.5)
+        >>> state.log_average == state.log_step
+        True
+    """
+    return state._replace(averaged=0)
 
 
 def final_step_size(state: StepSize) -> float:

@@ -19,6 +19,7 @@ from evidentia.inference.mcmc.adaptation.step_size import (
     StepSize,
     final_step_size,
     init_step_size,
+    restart_average,
     search_step_size,
     update_step_size,
 )
@@ -29,6 +30,8 @@ __all__ = ["METRICS", "Tuning", "init_tuning", "step_size_at", "update_tuning"]
 METRICS = ("auto", "dense", "diagonal", "identity")
 # Iterations between two refreshes of the metric, which cost a Cholesky factor each.
 REFRESH = 10
+# Part of the warm-up after which step sizes are averaged anew.
+RESTART = 0.6
 
 
 class Tuning(NamedTuple):
@@ -136,6 +139,9 @@ def update_tuning(
     step_size, moments, current = tuning
     if target is not None:
         step_size = update_step_size(step_size, acceptance, target)
+        if step + 1 == int(RESTART * warmup_steps):
+            # The average must not remember steps that suited the metrics of the beginning.
+            step_size = restart_average(step_size)
     if metric != "identity":
         moments = update_moments(moments, position, forgetting=forgetting)
         if (step + 1) % REFRESH == 0 and step + 1 <= 0.9 * warmup_steps:

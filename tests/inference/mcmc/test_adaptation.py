@@ -285,3 +285,16 @@ def test_settings_out_of_range_are_refused(settings, word):
         HMC(**settings)
     with pytest.raises(ValueError, match="metric: expected one of"):
         MALA(metric="cubic")
+
+
+@pytest.mark.statistical
+def test_scales_from_a_hundredth_to_a_hundred_are_learned():
+    scale = torch.logspace(-2, 2, 10, dtype=torch.float64)
+    position = 4 * torch.rand(64, 10, dtype=torch.float64) - 2
+    kernel = HMC(num_chains=64)
+    state, _, infos = run(kernel, gaussian(scale**-2), position, 200, draws=40)
+    record = kernel.adaptation(state)
+    assert (record["covariance"].diagonal().sqrt() / scale - 1).abs().max() < 0.25
+    # Without a second beginning the length stays where the first metric had driven it (4.9).
+    assert 0.4 < record["trajectory_length"] < 1.8
+    assert abs(torch.stack([info.acceptance_rate for info in infos]).mean() - 0.75) < 0.08
