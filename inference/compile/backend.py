@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from evidentia.inference.compile.products import faster_products
 from evidentia.inference.compile.simplify import simplify
 
 __all__ = ["Backend", "Run", "build", "check_backend", "without_autograd"]
@@ -62,6 +63,7 @@ def build(graph: GraphModule, backend: Backend, example: Sequence[Tensor]) -> Ru
         Ansel, Yang, He et al., 2024, PyTorch 2: Faster machine learning through dynamic Python bytecode
         transformation and graph compilation.
     """
+    faster_products(graph)
     if backend == "inductor":
         try:
             return _inductor(simplify(graph, bindings=False), example)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+
+from evidentia.inference.compile.memory import Memory
 
 __all__ = ["drop_idle", "fold_uniform", "merge_equal", "narrow", "reuse_memory"]
 
@@ -46,61 +47,6 @@ _IN_PLACE: dict[Any, Any] = {
 _COMMUTES = {_aten.add.Tensor, _aten.mul.Tensor}
 
 
-# Share or write memory without saying so in their schema.
-_UNDECLARED = {_aten._unsafe_view.default, _aten.native_batch_norm.default, _aten.cudnn_batch_norm.default}
-
-
-class _Memory:
-    """Which nodes share memory, and when that memory is written for the last time."""
-
-    def __init__(self, nodes: Iterable[Node]) -> None:
-        self.place: dict[Node, int] = {}
-        self.root: dict[Node, Node] = {}
-        self.shared: dict[Node, list[Node]] = {}
-        self.last_write: dict[Node, int] = {}
-        self.returned: set[Node] = set()
-        for place, node in enumerate(nodes):
-            self.place[node] = place
-            target, root = node.target, node
-            if isinstance(target, torch._ops.OpOverload):
-                arguments = target._schema.arguments
-                given = dict(zip([a.name for a in arguments], node.args, strict=False)) | node.kwargs
-                for argument in arguments:
-                    value = given.get(argument.name)
-                    if argument.alias_info is not None and isinstance(value, Node):
-                        root = self.root[value]
-                        if argument.alias_info.is_write:
-                            self.last_write[root] = place
-            if target in _UNDECLARED or (
-                not isinstance(target, torch._ops.OpOverload) and node.op != "output"
-            ):
-                # Views that are not declared, running statistics, parts of a tuple of results.
-                for given in node.all_input_nodes[: None if "norm" in str(target) else 1]:
-                    root = self.root[given]
-                    if "norm" in str(target):
-                        root, self.last_write[root] = node, place
-            self.root[node] = root
-            self.shared.setdefault(root, []).append(node)
-            if node.op == "output":
-                self.returned = {self.root[given] for given in node.all_input_nodes}
-
-    def settled(self, node: Node, place: int) -> bool:
-        """Whether nothing writes to the memory of a node from this place on."""
-        return self.last_write.get(self.root[node], -1) < place
-
-    def last_use(self, node: Node) -> int:
-        """Place of the last reader of the memory of a node."""
-        return max(
-            (self.place[user] for one in self.shared[self.root[node]] for user in one.users), default=-1
-        )
-
-    def replaceable(self, node: Node) -> bool:
-        """Whether another tensor may stand in: its own memory is neither written nor handed out."""
-        place, root = self.place[node], self.root[node]
-        fixed = all(self.settled(given, place) for given in node.all_input_nodes)
-        return fixed and root not in self.returned and self.settled(node, place)
-
-
 def _layout(node: Any) -> tuple[Any, ...] | None:
     """Shape, strides and type of what a node returned while recording."""
     meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
@@ -118,7 +64,7 @@ def drop_idle(graph: Graph) -> None:
     References:
         none; bookkeeping.
     """
-    memory = _Memory(graph.nodes)
+    memory = Memory(graph.nodes)
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
         if not isinstance(source, Node) or _layout(node) is None:
@@ -172,7 +118,7 @@ def narrow(graph: Graph) -> None:
     References:
         none; bookkeeping.
     """
-    memory = _Memory(graph.nodes)
+    memory = Memory(graph.nodes)
     for node in list(graph.nodes):
         if node.target not in _BINARY | _UNARY or not _dense(node) or not memory.replaceable(node):
             continue
@@ -213,7 +159,7 @@ def merge_equal(graph: Graph, pure: Any) -> None:
     References:
         none; bookkeeping.
     """
-    memory = _Memory(graph.nodes)
+    memory = Memory(graph.nodes)
     seen: dict[Any, Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_function" or not pure(node) or not memory.replaceable(node):
@@ -231,7 +177,7 @@ def reuse_memory(graph: Graph) -> None:
     References:
         none; bookkeeping.
     """
-    memory = _Memory(graph.nodes)
+    memory = Memory(graph.nodes)
     for node in list(graph.nodes):
         if node.target not in _IN_PLACE or not _dense(node):
             continue
@@ -250,7 +196,7 @@ def reuse_memory(graph: Graph) -> None:
                 break
 
 
-def _dead(memory: _Memory, given: Node, node: Node) -> bool:
+def _dead(memory: Memory, given: Node, node: Node) -> bool:
     """Whether the memory of an operand is the graph's own, of the right form, and read for the last time."""
     root = memory.root[given]
     others = [one for one in node.all_input_nodes if one is not given]
