@@ -18,6 +18,7 @@ from evidentia.inference.density.constants import (
     inline_scalars,
     replace,
 )
+from evidentia.inference.density.products import turn_products as turn_products
 
 __all__ = [
     "REWRITES",
@@ -175,6 +176,7 @@ def any_strides(graph: GraphModule) -> None:
 REWRITES: tuple[Callable[[GraphModule], None], ...] = (
     make_functional,
     drop_views,
+    turn_products,
     free_fills,
     fold_constants,
     inline_scalars,

@@ -74,6 +74,20 @@ def test_rewrites_keep_what_is_not_neutral():
     assert graph(torch.full((3, 2), float("inf"), dtype=F64))[2].isnan().all()
 
 
+def test_products_are_turned():
+    def function(x, data):
+        return (torch.func.vmap(lambda row: (data @ row).exp())(x), (data @ x.mT).mT, x.mT.mT * 2)
+
+    x, data = torch.randn(5, 3, dtype=F64), torch.randn(4, 3, dtype=F64)
+    plain = record(function, [x, data])
+    graph = rewrites.copy_graph(plain)
+    rewrites.turn_products(graph)
+    graph.graph.lint()
+    graph.recompile()
+    torch.testing.assert_close(graph(x, data), plain(x, data), rtol=1e-14, atol=1e-15)
+    assert graph(x, data)[1].is_contiguous()
+
+
 def test_writes_are_kept_in_order():
     def function(x):
         y = x * 1.0
