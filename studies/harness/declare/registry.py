@@ -183,6 +183,7 @@ models = Registry(
             "funnel": "Funnel",
             "square": "Square",
             "two_modes": "TwoModes",
+            "hidden_mode": "HiddenMode",
             "hierarchical_logistic": "HierarchicalLogistic",
         }.items()
     },

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ROUNDING = 1e-6
+"""Nats; a smaller standard error is rounding, and no measure of anything."""
+
+
 class EvidenceParams(Frozen):
     """Parameters of `evidence`."""
 
-    method: tuple[str, ...] = Field(default=("default",), min_length=1, description="one word or several")
+    methods: tuple[str, ...] = Field(default=("default",), min_length=1, description="one word or several")
     options: Params = Field(default=FrozenDict(), description="word -> keywords of its estimator")
     repeats: int = Field(default=1, ge=1, description="independent repeats, each with a seed of its own")
     num_chains: int = Field(default=128, ge=2, description="chains of the draws that some methods need")
@@ -45,13 +49,13 @@ class EvidenceParams(Frozen):
     )
     tolerance: float = Field(default=1.0, gt=0, description="nats; an estimate further off has failed")
 
-    @field_validator("method", mode="before")
+    @field_validator("methods", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         """One word is a list of one."""
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("method")
+    @field_validator("methods")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for word in value:
@@ -67,7 +71,8 @@ def evidence(problem: Problem, params: Mapping[str, Any], context: Context) -> O
     """Estimate the log evidence of a model, `repeats` times by every method.
 
     A row for each estimate: `method`; `repeat`; `log_evidence`, nats; `standard_error`, missing where the
-    estimator refuses one; `kind`; `warned` and `refused` (0 or 1; a refusal has no value); `warnings`;
+    estimator refuses one (`no_error_bar` = 1); `kind`; `warned` and `refused` (0 or 1; a refusal has no
+    value); `warnings`;
     `dim`; `cpu_seconds` and `gradients` (evaluations of the gradient at one position), the sampling of the
     draws it needs included; `sampling_seconds`, that part; `chain_warned`, whether those chains failed a
     check. Where the model has `exact_log_evidence(*data)`, or with `reference_draws`: `reference`,
@@ -80,21 +85,21 @@ def evidence(problem: Problem, params: Mapping[str, Any], context: Context) -> O
         Stopped: the context asked to stop; finished rows are kept, and not computed again.
     """
     options = revalidate(EvidenceParams, params, "inference")
-    if unknown := sorted(set(options.options) - set(options.method)):
+    if unknown := sorted(set(options.options) - set(options.methods)):
         raise StudyError(
             f"inference.options.{unknown[0]}: no such method runs here. "
-            f"{did_you_mean(unknown[0], options.method)}"
+            f"{did_you_mean(unknown[0], options.methods)}"
         )
     args = arguments(problem.data)
     saved: Any = context.resumed_state() or {"step": 0, "rows": [], "checks": {}, "reference": None}
     rows, checks = list(saved["rows"]), dict(saved["checks"])
-    total, drawn = options.repeats * len(options.method), None
+    total, drawn = options.repeats * len(options.methods), None
     with double_precision():
         density = _compiled(problem, args, options, context.seed)
         known = saved["reference"] or _reference(problem, args, density, options, context.seed)
         for step in range(int(saved["step"]), total):
-            repeat, place = divmod(step, len(options.method))
-            word, seed = options.method[place], (context.seed + 1_000_003 * repeat) % 2**32
+            repeat, place = divmod(step, len(options.methods))
+            word, seed = options.methods[place], (context.seed + 1_000_003 * repeat) % 2**32
             if base_word(word) in NEED_DRAWS and (drawn is None or drawn.repeat != repeat):
                 drawn = _sampled(problem, args, options, repeat, seed)
                 checks[str(repeat)] = [each.as_dict() for each in drawn.checks]
@@ -228,7 +233,7 @@ def _row(estimate: Estimate) -> dict[str, Any]:
     if isinstance(result, ValueError):
         text = str(result)
         return {"log_evidence": None, "standard_error": None, "kind": "refused", "refused": 1, "warned": 1,
-                "warnings": text}  # fmt: skip
+                "no_error_bar": 1, "warnings": text}  # fmt: skip
     error, complaints = result.standard_error, result.diagnostics.get("warnings", ())
     usable = math.isfinite(result.value)
     return {
@@ -236,6 +241,7 @@ def _row(estimate: Estimate) -> dict[str, Any]:
         "standard_error": error if math.isfinite(error) else None,
         "kind": estimate.kind or result.kind,
         "refused": int(not usable),
+        "no_error_bar": int(not math.isfinite(error)),
         "warned": int(bool(complaints) or not usable),
         "warnings": "; ".join(complaints),
         **estimate.extra,
@@ -272,7 +278,7 @@ def _judged(row: Mapping[str, Any], known: list[float] | None, tolerance: float)
     far = not row["warned"] and abs(error) > tolerance
     return found | {
         "error": error,
-        "z": error / bar if bar else None,
+        "z": None if bar is None else error / max(bar, ROUNDING),
         "silent": int(far and "bound" not in row["kind"]),
         "loose": int(far and "bound" in row["kind"]),
     }

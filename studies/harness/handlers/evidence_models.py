@@ -249,6 +249,41 @@ class TwoModes:
 
 
 @final
+class HiddenMode:
+    """theta ~ N(0, I); x ~ N(theta, 0.1^2 I) or N(theta + 0.8, 0.01^2 I), with equal chance.
+
+    One vector was measured by one of two instruments: a rough one, or a precise one that is off by 0.8. At
+    x = 0.8 the precise one explains more, but its mode has a volume of 10^-D of the other's and is invisible
+    at every temperature above that of the posterior.
+    """
+
+    shift, scales = 0.8, (0.1, 0.01)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (D, 1) is the vector."""
+        import pyro
+        import torch
+        from pyro import distributions as dist
+
+        theta = pyro.sample("theta", dist.Normal(x.new_zeros(len(x)), 1.0).to_event(1))
+        loc = torch.stack([theta, theta + self.shift], -2)
+        parts = dist.Independent(dist.Normal(loc, x.new_tensor(self.scales).unsqueeze(-1)), 1)
+        law = dist.MixtureSameFamily(dist.Categorical(probs=x.new_ones(2)), parts)
+        found: Tensor = pyro.sample("obs", law, obs=x[:, 0])
+        return found
+
+    def exact_log_evidence(self, x: Tensor) -> float:
+        """A mixture of two normal laws of x."""
+        import torch
+
+        parts = [
+            _log_normal(x[:, 0], x.new_tensor(loc), (1 + scale**2) ** 0.5).sum()
+            for loc, scale in zip((0.0, self.shift), self.scales, strict=True)
+        ]
+        return float(torch.stack(parts).logsumexp(0)) - math.log(2)
+
+
+@final
 class HierarchicalLogistic:
     """tau ~ HalfCauchy(1), alpha ~ N(0, 5), beta_j ~ N(0, tau), y ~ Bernoulli(logit = alpha + X beta).
 
