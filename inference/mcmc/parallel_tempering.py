@@ -24,6 +24,7 @@ class TemperingRun(NamedTuple):
     """A run of `ParallelTempering`; K temperatures of C chains.
 
     Attributes:
+        position: (C, D), the chains at beta one: the first rows of the ladder.
         ladder: of K C rows, row k C + c is chain c at temperature k.
         betas: (K,) from one downwards.
         log_step: (K,) logarithms of the step sizes in use.
@@ -38,6 +39,7 @@ class TemperingRun(NamedTuple):
         none; bookkeeping.
     """
 
+    position: Tensor
     ladder: Point
     betas: Tensor
     log_step: Tensor
@@ -49,14 +51,9 @@ class TemperingRun(NamedTuple):
     warmup_steps: int
 
     @property
-    def position(self) -> Tensor:
-        """(C, D), the chains at beta one."""
-        return self.ladder.position[: len(self.ladder.position) // len(self.betas)]
-
-    @property
     def log_density(self) -> Tensor:
         """(C,) nats, of the chains at beta one."""
-        return self.ladder.log_density[: len(self.ladder.position) // len(self.betas)]
+        return self.ladder.log_density[: len(self.position)]
 
 
 @final
@@ -145,13 +142,15 @@ class ParallelTempering(BatchedKernel):
         log_step = math.log(0.5) - 0.25 * betas.clamp(min=0.05).log()
         pairs = torch.zeros(self.num_temperatures - 1, dtype=torch.float64, device=position.device)
         ladder = self._everywhere(density, position, betas)
-        return TemperingRun(ladder, betas, log_step, log_step, pairs, pairs, tuning, 0, warmup_steps)
+        return TemperingRun(
+            position, ladder, betas, log_step, log_step, pairs, pairs, tuning, 0, warmup_steps
+        )
 
     def advance(
         self, density: Any, state: TemperingRun, generator: torch.Generator | None
     ) -> tuple[TemperingRun, Info]:
         """One HMC move of all rows, then one round of swaps."""
-        ladder, betas, log_step, log_average, rate, count, tuning, step, warmup_steps = state
+        _, ladder, betas, log_step, log_average, rate, count, tuning, step, warmup_steps = state
         adapting = step < warmup_steps
         levels, chains = len(betas), len(ladder.position) // len(betas)
         each = betas.repeat_interleave(chains)
@@ -185,7 +184,8 @@ class ParallelTempering(BatchedKernel):
         cold = Info(*(part[:chains] if part.ndim else part for part in info))
         cold = cold._replace(num_steps=torch.tensor((num_steps + 1) * levels))
         run = TemperingRun(
-            ladder, betas, log_step, log_average, rate, count, tuning, step + 1, warmup_steps
+            ladder.position[:chains], ladder, betas, log_step, log_average, rate, count, tuning, step + 1,
+            warmup_steps,
         )  # fmt: skip
         return run, cold
 
@@ -202,7 +202,7 @@ class ParallelTempering(BatchedKernel):
 
     def relocate(self, density: Any, state: TemperingRun, position: Tensor) -> TemperingRun:
         """The chains moved at every temperature; the adaptation kept."""
-        return state._replace(ladder=self._everywhere(density, position, state.betas))
+        return state._replace(position=position, ladder=self._everywhere(density, position, state.betas))
 
     def _everywhere(self, density: Any, position: Tensor, betas: Tensor) -> Point:
         rows = position.repeat(len(betas), 1)
