@@ -52,7 +52,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("factor analysis", "mixture", "cross-validation", "wine")
-    minutes: ClassVar[float] = 2.0
+    minutes: ClassVar[float] = 1.0
 
     factors: tuple[int, ...] = Field(default=FACTORS, min_length=1, description="latent factors of the wines")
     components: tuple[int, ...] = Field(default=COMPONENTS, min_length=1, description="mixture components")
@@ -80,7 +80,8 @@ def study(config: Config) -> Study:
         {"family": "ppca", "size": 3, "guide": "exact"},
         {"family": "ppca", "size": 3, "guide": "encoder", "num_particles": 5},
         {"family": "factors", "size": 3, "guide": "exact"},
-        {"family": "diagonal_mixture", "size": 3, "guide": "enumerated", "floor": 1e-2},
+        # A floor of 0.01, as above, would keep EM 0.009 nats for a row below the maximum.
+        {"family": "diagonal_mixture", "size": 3, "guide": "enumerated", "floor": 1e-4},
     )
     return Study(
         name="how-many-factors",
@@ -172,19 +173,12 @@ def claims(config: Config) -> tuple[Claim, ...]:
             tolerance=0.005,
         ),
         Claim(
-            text="variational fits of linear models end at the maximum, within 0.005 nats for a row",
+            text="variational fits end at the maximum, within 0.005 nats for a row",
             metric="optimum_error",
-            where={"fit": FITS[:3]},
+            where={"fit": FITS},
             op="==",
             value=0.0,
             tolerance=0.005,
-        ),
-        Claim(
-            text="the variational fit of a mixture is not below EM by more than 0.005 nats for a row",
-            metric="optimum_error",
-            where={"fit": FITS[3]},
-            op=">=",
-            value=-0.005,
         ),
         Claim(
             text="wine: three diagonal components match the cultivars with an adjusted Rand index above 0.7",

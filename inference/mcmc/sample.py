@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evidentia.inference.density.log_density import compile_density
+from evidentia.inference.density.log_density import LogDensity, compile_density
 from evidentia.inference.density.sites import find_structure
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.mcmc.batched import BatchedKernel
@@ -26,7 +26,7 @@ _LOG = logging.getLogger("evidentia")
 
 
 def sample(
-    model: Callable[..., Any],
+    model: Callable[..., Any] | LogDensity,
     *args: Any,
     kernel: str | BatchedKernel = "hmc",
     num_draws: int = 200,
@@ -52,7 +52,8 @@ def sample(
     so that the nested R-hat sees what is left of it.
 
     Args:
-        model: a Pyro model; its parameters are taken from the parameter store, and not trained.
+        model: a Pyro model, whose parameters are taken from the parameter store and not trained; or its
+            compiled density, which saves the compilation.
         args: the model's arguments, as are further keywords.
         kernel: a word ("hmc", "mala", "barker", … ; "nuts" runs Pyro's, chain after chain) or a kernel object
             with settings of its own, such as `HMC(target_accept=0.9)`.
@@ -110,19 +111,8 @@ def sample(
         )  # fmt: skip
     mover = kernel_of(kernel)
     discrete = getattr(mover, "discrete", "sum")
-    chains = num_chains or _enough_chains(
-        find_structure(model, args, kwargs, seed=seed, discrete=discrete).dim
-    )
-    density = compile_density(
-        model,
-        *args,
-        num_chains=chains,
-        executor=executor,
-        dtype=dtype,
-        discrete=discrete,
-        seed=seed,
-        **kwargs,
-    )
+    density = _compiled(model, args, kwargs, num_chains, executor, dtype, discrete, seed)
+    chains = density.num_chains
     if discrete == "given" and density.discrete and isinstance(start, str) and start in ("auto", "smc"):
         # Tempered particles would belong to one value of the discrete sites.
         start = "prior" if density.proper_prior else "uniform"
@@ -150,6 +140,38 @@ def sample(
         _judge(draws)
     notify(callbacks, "on_end", draws)
     return draws
+
+
+def _compiled(
+    model: Callable[..., Any] | LogDensity,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_chains: int | None,
+    executor: str,
+    dtype: torch.dtype | None,
+    discrete: str,
+    seed: int,
+) -> LogDensity:
+    """The density of a model, or the one given."""
+    if isinstance(model, LogDensity):
+        if num_chains not in (None, model.num_chains) or args or kwargs:
+            raise ValueError(
+                f"model: a compiled density has its {model.num_chains} chains and its data, got "
+                f"num_chains={num_chains} and {len(args) + len(kwargs)} arguments. Fix: leave them out"
+            )
+        return model
+    if num_chains is None:
+        num_chains = _enough_chains(find_structure(model, args, kwargs, seed=seed, discrete=discrete).dim)
+    return compile_density(
+        model,
+        *args,
+        num_chains=num_chains,
+        executor=executor,
+        dtype=dtype,
+        discrete=discrete,
+        seed=seed,
+        **kwargs,
+    )
 
 
 def _enough_chains(dim: int) -> int:

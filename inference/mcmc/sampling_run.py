@@ -95,10 +95,7 @@ class SamplingRun:
     def resume(self, saved: Mapping[str, Any]) -> None:
         """Everything as it was at the checkpoint."""
         parts = {k.removeprefix("kernel/"): v for k, v in saved.items() if k.startswith("kernel/")}
-        if "position" in parts:
-            position = parts["position"]
-        else:
-            position = next(value for name, value in parts.items() if name.endswith(".position"))
+        position = saved["position"]
         if position.shape != (self.density.num_chains, self.density.dim):
             raise ValueError(
                 f"state: its positions have shape {tuple(position.shape)}, the model needs "
@@ -154,6 +151,7 @@ class SamplingRun:
         """The state that continues bitwise."""
         flat: dict[str, Any] = {
             "seed": self.seed, "step": self.step, "start": self.how, "skipped": self.skipped,
+            "position": self.state.position.clone(),
             "rng/torch": self.generator.get_state(),
         }  # fmt: skip
         if self.log_evidence is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = ["START_NAMES", "Start", "first_positions", "superchain_count"]
 
 START_NAMES = ("auto", "smc", "prior", "uniform")
 COPIES = 4  # of the tempered particles, so that the rough evidence has an error
+LEAST_PARTICLES = 16  # of one copy
 
 
 class Start(NamedTuple):
@@ -70,9 +72,11 @@ def first_positions(
     if start == "auto":
         start = "smc" if density.has_likelihood and density.proper_prior else "uniform"
     if start == "smc":
-        copies = COPIES if num_chains % COPIES == 0 and num_chains >= 8 * COPIES else 1
-        found = tempered_smc(density, num_chains // copies, num_copies=copies, generator=generator)
-        return Start(found.position, "smc", found.log_evidence)
+        # Few chains still need enough particles for their metric.
+        particles = max(LEAST_PARTICLES, math.ceil(num_chains / COPIES))
+        found = tempered_smc(density, particles, num_copies=COPIES, generator=generator)
+        chosen = torch.arange(num_chains) * len(found.position) // num_chains
+        return Start(found.position[chosen], "smc", found.log_evidence)
     if start == "prior":
         return Start(density.prior_draws(num_chains, generator), "prior")
     return Start(uniform_start(density, num_chains, density.dim, density.dtype, generator), "uniform")

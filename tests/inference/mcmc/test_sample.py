@@ -203,6 +203,22 @@ def test_failed_checks_are_logged_with_a_remedy(caplog) -> None:
     assert any("ess_bulk" in record.message and "more draws" in record.message for record in caplog.records)
 
 
+def test_a_compiled_density_is_taken_as_it_is() -> None:
+    density = compile_density(normal, Y, num_chains=8)
+    again = sample(density, num_draws=3, warmup_steps=3, seed=4, check=False)
+    fresh = sample(normal, Y, num_chains=8, num_draws=3, warmup_steps=3, seed=4, check=False)
+    assert torch.equal(again.samples["mean"], fresh.samples["mean"])
+    with pytest.raises(ValueError, match="has its 8 chains and its data"):
+        sample(density, Y, num_draws=3)
+
+
+def test_few_chains_start_from_enough_particles() -> None:
+    density = compile_density(normal, Y, num_chains=2)
+    start = first_positions(density, "smc", 2, torch.Generator().manual_seed(0))
+    assert start.position.shape == (2, 2)
+    assert start.log_evidence.standard_error < 1
+
+
 def test_pyros_nuts_runs_through_the_same_call() -> None:
     draws = sample(normal, Y, kernel="nuts", num_draws=5, warmup_steps=5, num_chains=2, seed=0, check=False)
     assert draws.sampler == "nuts"
