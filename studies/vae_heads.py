@@ -48,7 +48,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "likelihood", "digits")
-    minutes: ClassVar[float] = 2.0
+    minutes: ClassVar[float] = 1.5
 
     hidden: tuple[int, ...] = Field(default=(100,), description="hidden layers of decoder and encoder")
     num_steps: int = Field(default=600, ge=1, description="most training steps of an autoencoder")
