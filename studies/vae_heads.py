@@ -172,14 +172,15 @@ def plot(result: "pd.DataFrame") -> "Figure":
             2.6,
             "Bits per pixel of held-out images, importance-weighted with 100 draws (exact for independent "
             "pixels); smaller is better. Line: one standard error over the images, mostly shared by the "
-            "heads. Dots: seeds.",
+            "heads. Ticks below: seeds.",
         )
         axes = figure.add_subplot()
         places = range(len(means))
-        axes.barh(places, means["bits"], xerr=means["bits_se"], color=COLOURS[0], alpha=0.7, ecolor=INK)
+        axes.errorbar(means["bits"], places, xerr=means["bits_se"], fmt="o", color=COLOURS[0], ecolor=INK)
         for place, head in zip(places, means.index, strict=True):
             values = result.loc[result["head"] == head, "bits"]
-            axes.plot(values, [place] * len(values), "o", color=COLOURS[1], markersize=4, zorder=3)
+            axes.plot(values, [place - 0.2] * len(values), "|", color=COLOURS[1], markersize=9)
+        axes.set_ylim(-0.6, len(means) - 0.4)
         axes.set_yticks(places, [HEADS[str(head)] for head in means.index])
         axes.set_xlabel("bits per pixel")
         axes.set_title("Grey digits, held out")
