@@ -82,16 +82,18 @@ def tune(
             covariance, mean = within_covariance(draws)
             factor = torch.linalg.cholesky(covariance)
             shift = mean.repeat_interleave(chains, 0)
-    if thinning is None:
-        values = []
-        for _ in range(max(4, max_thinning + max_thinning // 4)):
+    values: list[Tensor] = []
+    longest = min(8, max_thinning)
+    while thinning is None:
+        for _ in range(longest + longest // 4 + 3 - len(values)):
             state, _ = kernel.advance(white, state, generator)
             values.append(torch.cat([state.position, state.log_density[:, None]], 1))
         series = torch.stack(values, 1).reshape(num_datasets, chains, len(values), -1)
-        thinning = next(
-            (lag for lag in range(1, max_thinning) if bool((autocorrelation(series, lag) <= largest).all())),
-            max_thinning,
-        )
+        lags = range(1 if longest == 8 else longest // 2, longest)
+        thinning = next((lag for lag in lags if bool((autocorrelation(series, lag) <= largest).all())), None)
+        if thinning is None and longest == max_thinning:
+            thinning = max_thinning
+        longest = min(2 * longest, max_thinning)
     return Tuned(state, factor, thinning)
 
 

@@ -92,7 +92,7 @@ class CalibrationReport:
 
     @property
     def verdict(self) -> str:
-        """"calibrated", or the verdict of the worst quantity."""
+        """ "calibrated", or the verdict of the worst quantity."""
         return min(self.lines, key=lambda line: line.p_value).verdict
 
     def __str__(self) -> str:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
+from evidentia.inference.calibration.mapping import map_rows
 from evidentia.inference.idata.draw_layout import inspect_model
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.idata.guide_draws import guide_draws
 from evidentia.inference.training.fitted import Fit
 
-__all__ = ["is_pair", "posterior_draws"]
+__all__ = ["amortised_draws", "is_pair", "posterior_draws"]
 
 
 def is_pair(method: Any) -> bool:
@@ -83,3 +85,56 @@ def _from_guide(
 ) -> dict[str, Tensor]:
     sites = inspect_model(model, args, kwargs)
     return guide_draws(model, guide, sites, args, kwargs, num_draws=num_draws).samples
+
+
+def amortised_draws(
+    method: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    data: Mapping[str, Tensor],
+    num_draws: int,
+) -> dict[str, Tensor]:
+    """L draws of an amortised guide for each of N data sets, in mapped runs.
+
+    Args:
+        method: a `Fit` or a pair.
+        args: of the model, without the data.
+        kwargs: of the model, without the data.
+        data: argument -> (N, *shape).
+        num_draws: L.
+
+    Returns:
+        site -> (N, L, *shape) of every site of the guide.
+
+    Raises:
+        RuntimeError: the guide cannot be mapped; take `posterior_draws` for each data set.
+
+    References:
+        none; it is `torch.func.vmap`.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def guide(y):
+        ...     pyro.sample("mean", dist.Normal(y, 1.0))
+        >>> amortised_draws((guide, guide), (), {}, {"y": torch.zeros(5)}, 3)["mean"].shape
+        torch.Size([5, 3])
+    """
+    if isinstance(method, Fit):
+        with method.scope():
+            return amortised_draws(tuple(method.pair), args, kwargs, data, num_draws)
+    _, guide = method
+    rows = {name: value.repeat_interleave(num_draws, 0) for name, value in data.items()}
+    num = len(next(iter(data.values())))
+
+    def run(one: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        trace: Any = poutine.trace(guide).get_trace(*args, **kwargs, **one)
+        return {
+            name: node["value"]
+            for name, node in trace.nodes.items()
+            if node["type"] == "sample"
+            and not node["is_observed"]
+            and type(node["fn"]).__name__ != "_Subsample"
+        }
+
+    found = map_rows(run, rows, num * num_draws)
+    return {name: value.reshape(num, num_draws, *value.shape[1:]) for name, value in found.items()}

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.calibration.chains import Tuned, autocorrelation, chain_draws, tune
-from evidentia.inference.calibration.posteriors import posterior_draws
+from evidentia.inference.calibration.mapping import FAILURES
+from evidentia.inference.calibration.posteriors import amortised_draws, is_pair, posterior_draws
 from evidentia.inference.calibration.quantities import Quantity, quantity_values, rank
 from evidentia.inference.calibration.simulate import Simulated, simulate
 from evidentia.inference.density.log_density import LogDensity, compile_density
 from evidentia.inference.mcmc.batched import BatchedKernel
 from evidentia.inference.mcmc.choose_kernel import kernel_of
+from evidentia.inference.training.fitted import Fit
 
 __all__ = ["SBCResult", "sbc"]
 
@@ -262,6 +264,13 @@ def _all_draws(
     num_draws: int,
 ) -> Tensor:
     """(N, L, D) positions of a method that takes one data set at a time."""
+    if isinstance(method, Fit) or is_pair(method):
+        state = torch.get_rng_state()
+        try:
+            return density.pack(amortised_draws(method, args, shared, truths.data, num_draws))
+        except FAILURES:
+            # A guide that cannot be mapped runs for each data set.
+            torch.set_rng_state(state)
     found = []
     for number in range(len(next(iter(truths.data.values())))):
         one = {name: value[number] for name, value in truths.data.items()}

@@ -9,8 +9,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from evidentia.inference.calibration.mapping import FAILURES, map_rows
 from evidentia.inference.density.patches import traceable
-from evidentia.inference.idata.mapped import mapped
 
 __all__ = ["Simulated", "simulate"]
 
@@ -98,8 +98,8 @@ def simulate(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         try:
-            drawn = mapped(run, {}, num, num)
-        except (RuntimeError, NotImplementedError, TypeError, IndexError):
+            drawn = map_rows(run, {}, num)
+        except FAILURES:
             torch.manual_seed(seed)
             with traceable():
                 rows = [run({}) for _ in range(num)]
@@ -115,7 +115,9 @@ def _site_of(sites: Mapping[str, Any], argument: str, given: str | None, returne
     """The site that is the data; None where only the return value is."""
     if given is not None:
         if given not in sites:
-            raise ValueError(f"data: no site {given!r}, got {sorted(sites)}. Fix: data={{{argument!r}: site}}")
+            raise ValueError(
+                f"data: no site {given!r}, got {sorted(sites)}. Fix: data={{{argument!r}: site}}"
+            )
         return given
     observed = [name for name, node in sites.items() if node["infer"].get("was_observed")]
     if len(observed) == 1:
