@@ -41,7 +41,7 @@ def draw_direction(like: Tensor, generator: torch.Generator | None = None) -> Te
         Muller, 1959, A note on a method for generating points uniformly on n-dimensional spheres.
 
     Example:
-        >>> torch.linalg.vector_norm(draw_direction(torch.zeros(2, 3)), dim=-1)
+        >>> torch.linalg.vector_norm(draw_direction(torch.zeros(2, 3)), dim=-1).round(decimals=3)
         tensor([1., 1.])
     """
     noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
