@@ -93,13 +93,13 @@ class Config(StudyConfig):
     path_draws: int = Field(default=60, ge=2, description="draws of each of 16 chains at a temperature")
 
     def smoke(self) -> "Config":
-        """Two models and one dimension, few draws."""
+        """One posterior and one dimension, few draws."""
         return self.replace(
-            models=("eight_schools", "two_modes"),
+            models=("two_modes",),
             dimensions=(2,),
             repeats=1,
-            num_chains=32,
-            num_draws=20,
+            num_chains=64,
+            num_draws=16,
             warmup_steps=20,
             num_particles=32,
             temperatures=10,
