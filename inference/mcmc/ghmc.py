@@ -144,7 +144,7 @@ def _refreshment(step_size: Tensor | float, damping: Tensor | float) -> tuple[An
     """Weights of the old and the new momentum, and the square of the latter."""
     time = step_size * damping
     if isinstance(time, Tensor):
-        share = -torch.expm1(-2.0 * time)
-        return torch.exp(-time), share.sqrt(), share
+        shares = -torch.expm1(-2.0 * time)
+        return torch.exp(-time), shares.sqrt(), shares
     share = -math.expm1(-2.0 * time)
     return math.exp(-time), math.sqrt(share), share
