@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from evidentia.inference.compile.simplify import _pure, _written
+from evidentia.inference.compile.purity import is_pure, written_nodes
 
 __all__ = ["VIEWS", "drop_neutral", "fold_constants", "free_fills", "inline_scalars", "replace"]
 
@@ -51,14 +51,14 @@ def fold_constants(graph: GraphModule) -> None:
     References:
         none; constant folding.
     """
-    written = _written(graph.graph.nodes)
+    written = written_nodes(graph.graph.nodes)
     values: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
         if node in written:
             continue
         if node.op == "get_attr":
             values[node] = getattr(graph, str(node.target))
-        elif _pure(node) and all(given in values for given in node.all_input_nodes):
+        elif is_pure(node) and all(given in values for given in node.all_input_nodes):
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda given: values[given])
             with torch.no_grad():
                 values[node] = node.target(*args, **kwargs)
@@ -129,7 +129,7 @@ def drop_neutral(graph: GraphModule) -> None:
     References:
         none; bookkeeping.
     """
-    written = _written(graph.graph.nodes)
+    written = written_nodes(graph.graph.nodes)
     zeros, ones = _filled(graph, written, 0), _filled(graph, written, 1)
     for node in list(graph.graph.nodes):
         if node in written or node.op != "call_function":

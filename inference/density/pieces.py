@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from evidentia.inference.compile.simplify import _pure, _written
+from evidentia.inference.compile.purity import is_pure, written_nodes
 from evidentia.inference.density.rewrites import drop_dead
 
 __all__ = ["Pieces", "cut", "leapfrog_graph", "value_graph", "varying_nodes"]
@@ -34,7 +34,7 @@ def varying_nodes(graph: GraphModule, num_varying: int) -> set[Node]:
     References:
         none; bookkeeping.
     """
-    found = set(_written(graph.graph.nodes))
+    found = set(written_nodes(graph.graph.nodes))
     found = {node for node in found if node.op == "call_function"}
     place = 0
     for node in graph.graph.nodes:
@@ -43,7 +43,7 @@ def varying_nodes(graph: GraphModule, num_varying: int) -> set[Node]:
                 found.add(node)
             place += 1
         elif node.op == "call_function" and (
-            not _pure(node) or any(given in found for given in node.all_input_nodes)
+            not is_pure(node) or any(given in found for given in node.all_input_nodes)
         ):
             found.add(node)
     return found

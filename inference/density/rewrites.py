@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from evidentia.inference.compile.simplify import _pure, _written
+from evidentia.inference.compile.purity import is_pure, written_nodes
 from evidentia.inference.density.constants import (
     VIEWS,
     drop_neutral,
@@ -84,7 +84,7 @@ def make_functional(graph: GraphModule) -> None:
         source, name = (node.args[0] if node.args else None), target._schema.name
         if not isinstance(source, Node) or not name.endswith("_") or len(source.users) != 1:
             continue
-        if not _pure(source) or not _fresh(source):
+        if not is_pure(source) or not _fresh(source):
             continue
         packet = getattr(_aten, name.removeprefix("aten::").removesuffix("_"), None)
         if name.startswith("aten::") and target._overloadname in (packet.overloads() if packet else ()):
@@ -132,12 +132,12 @@ def merge_equal(graph: GraphModule) -> None:
     References:
         none; common sub-expression elimination.
     """
-    written = _written(graph.graph.nodes)
+    written = written_nodes(graph.graph.nodes)
     seen: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
             key: Any = ("get_attr", id(getattr(graph, str(node.target))))
-        elif _pure(node) and node not in written:
+        elif is_pure(node) and node not in written:
             key = (node.target, _frozen(node.args), _frozen(node.kwargs))
         else:
             continue
@@ -156,7 +156,7 @@ def drop_dead(graph: GraphModule) -> None:
         none; dead code elimination.
     """
     for node in reversed(list(graph.graph.nodes)):
-        if not node.users and (node.op == "get_attr" or _pure(node)):
+        if not node.users and (node.op == "get_attr" or is_pure(node)):
             graph.graph.erase_node(node)
 
 
@@ -166,7 +166,7 @@ def any_strides(graph: GraphModule) -> None:
     References:
         none; bookkeeping.
     """
-    written = _written(graph.graph.nodes)
+    written = written_nodes(graph.graph.nodes)
     for node in graph.graph.nodes:
         if node.target is _aten.view.default and node not in written:
             node.target = torch.reshape

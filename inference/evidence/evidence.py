@@ -103,15 +103,12 @@ def evidence(
     def make_draws() -> tuple[Tensor, Draws | None]:
         if draws is not None:
             return _unconstrained(draws, density), draws if isinstance(draws, Draws) else None
-        if compiled:
+        if not isinstance(density, LogDensity):
             raise ValueError(
-                f"evidence: method {method!r} needs draws, and a LogDensity alone is not sampled here. "
-                "Fix: draws=sample(model, ...), or evidence(model, *args)"
+                f"evidence: method {method!r} needs draws, and a plain density is not sampled here. "
+                "Fix: draws=..., or evidence(model, *args)"
             )
-        found = sample(
-            model, *args, num_draws=num_draws, warmup_steps=warmup_steps, num_chains=chains,
-            seed=seed, dtype=torch.float64, **kwargs,
-        )  # fmt: skip
+        found = sample(density, num_draws=num_draws, warmup_steps=warmup_steps, seed=seed)
         return _unconstrained(found, density), found
 
     generator = torch.Generator().manual_seed(seed)

@@ -155,7 +155,7 @@ def test_what_cannot_be_computed_is_refused(density, positions):
     with pytest.raises(ValueError, match="has its data already"):
         evidence(density, Y, method="warp")
     with pytest.raises(ValueError, match="'warp' needs draws"):
-        evidence(density, method="warp")
+        evidence(evidence_toys.regression().density, method="warp")
     with pytest.raises(ValueError, match=r"expected \(chains, draws, 1\) positions, got \(16, 200, 2\)"):
         evidence(density, method="warp", draws=torch.zeros(16, 200, 2))
 
