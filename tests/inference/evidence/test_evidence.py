@@ -1,6 +1,7 @@
 """The front door: every word of the table, draws of every form, and what is refused or warned about."""
 
 import math
+from types import SimpleNamespace
 
 import evidence_toys
 import posteriors
@@ -155,7 +156,7 @@ def test_what_cannot_be_computed_is_refused(density, positions):
     with pytest.raises(ValueError, match="has its data already"):
         evidence(density, Y, method="warp")
     with pytest.raises(ValueError, match="'warp' needs draws"):
-        evidence(evidence_toys.regression().density, method="warp")
+        evidence(SimpleNamespace(evaluate=evidence_toys.regression().density, dim=12), method="warp")
     with pytest.raises(ValueError, match=r"expected \(chains, draws, 1\) positions, got \(16, 200, 2\)"):
         evidence(density, method="warp", draws=torch.zeros(16, 200, 2))
 
