@@ -83,17 +83,17 @@ def tune(
             factor = torch.linalg.cholesky(covariance)
             shift = mean.repeat_interleave(chains, 0)
     values: list[Tensor] = []
-    longest = min(8, max_thinning)
+    tried, longest = 0, min(8, max_thinning)
     while thinning is None:
         for _ in range(longest + longest // 4 + 3 - len(values)):
             state, _ = kernel.advance(white, state, generator)
             values.append(torch.cat([state.position, state.log_density[:, None]], 1))
         series = torch.stack(values, 1).reshape(num_datasets, chains, len(values), -1)
-        lags = range(1 if longest == 8 else longest // 2, longest)
+        lags = range(tried + 1, longest + 1)
         thinning = next((lag for lag in lags if bool((autocorrelation(series, lag) <= largest).all())), None)
         if thinning is None and longest == max_thinning:
             thinning = max_thinning
-        longest = min(2 * longest, max_thinning)
+        tried, longest = longest, min(2 * longest, max_thinning)
     return Tuned(state, factor, thinning)
 
 

@@ -20,8 +20,8 @@ REMEMBERING = 0.3
 
 REMEDIES = {
     "calibrated": "",
-    "under-dispersed": "too narrow: a richer guide (full covariance, flow) or MCMC; check scales and Jacobians",
-    "over-dispersed": "too wide: check prior and likelihood scales of the sampled model; train the guide longer",
+    "under-dispersed": "too narrow: a richer guide (full covariance, flow) or MCMC; check scales, Jacobians",
+    "over-dispersed": "too wide: check prior and likelihood scales of the model; train the guide longer",
     "biased low": "too low: compare the sampled model with the simulator (priors, Jacobian, offsets)",
     "biased high": "too high: compare the sampled model with the simulator (priors, Jacobian, offsets)",
     "misshapen": "look at the ECDF difference; a mixture of directions, or a part of the data sets fails",
@@ -91,9 +91,14 @@ class CalibrationReport:
         return self.p_value > self.level
 
     @property
+    def worst(self) -> Line:
+        """The quantity with the smallest adjusted p; among equal ones the most biased or dispersed."""
+        return min(self.lines, key=lambda line: (line.adjusted_p, -max(abs(line.bias), abs(line.dispersion))))
+
+    @property
     def verdict(self) -> str:
-        """ "calibrated", or the verdict of the worst quantity."""
-        return min(self.lines, key=lambda line: line.p_value).verdict
+        """That of the worst quantity."""
+        return self.worst.verdict
 
     def __str__(self) -> str:
         head = f"{'quantity':<18} {'chi2 p':>7} {'ECDF p':>7} {'bias':>6} {'disp.':>6} {'adj. p':>7} "
@@ -118,8 +123,9 @@ def calibration_report(result: SBCResult, *, level: float = 0.05) -> Calibration
 
     For each quantity three tests are made (the whole distribution function, bias, dispersion) and the
     smallest p counts three times. Holm's correction over the quantities then holds the chance that a right
-    posterior is flagged anywhere below `level`, however the quantities depend on each other. The histogram's
-    p and the coverages are shown, not used.
+    posterior is flagged anywhere below `level`, however the quantities depend on each other. All parameters
+    together have half of the level; the other half goes to the test quantities, which see a small defect of
+    every parameter at once. The histogram's p and the coverages are shown, not used.
 
     Args:
         result: of `sbc`.
@@ -147,7 +153,9 @@ def calibration_report(result: SBCResult, *, level: float = 0.05) -> Calibration
     bias, dispersion = direction_scores(ranks, draws)
     sides = [torch.special.erfc(score.abs() / 2**0.5) for score in (bias, dispersion)]
     p_value = (3.0 * torch.stack([curve, *sides]).amin(0)).clamp(max=1.0)
-    adjusted = holm(p_value)
+    # Half of the level for the parameters, half for the functions of all parameters and the data.
+    own = result.parameter.double()
+    adjusted = holm(p_value, own / own.sum().clamp(min=1) + (1 - own) / (1 - own).sum().clamp(min=1))
     found = coverage(ranks, draws, LEVELS)
     shares = (found.observed - found.nominal[:, None]).T
     # Test quantities depend on the data: the spread of their true values is no prior.
@@ -178,11 +186,15 @@ def calibration_report(result: SBCResult, *, level: float = 0.05) -> Calibration
     return CalibrationReport(tuple(lines), float(adjusted.min()), level, result.method)
 
 
-def holm(p_values: Tensor) -> Tensor:
-    r"""Holm's adjusted p-values: \(\tilde p_{(k)} = \max_{j \le k} \min(1, (m - j + 1)\, p_{(j)})\).
+def holm(p_values: Tensor, weight: Tensor | None = None) -> Tensor:
+    r"""Holm's adjusted p-values, with weights that share out the level.
+
+    In the order of \(p / w\), \(\tilde p_{(k)} = \max_{j \le k} \min(1, W_j\, p_{(j)} / w_{(j)})\) with
+    \(W_j = \sum_{i \ge j} w_{(i)}\); equal weights give the factors \(m - j + 1\).
 
     Args:
         p_values: (m,).
+        weight: (m,) positive; equal when None.
 
     References:
         Holm, 1979, A simple sequentially rejective multiple test procedure.
@@ -191,9 +203,10 @@ def holm(p_values: Tensor) -> Tensor:
         >>> holm(torch.tensor([0.5, 0.125, 0.25])).tolist()
         [0.5, 0.375, 0.5]
     """
-    order = p_values.argsort()
-    factor = torch.arange(len(p_values), 0, -1, dtype=p_values.dtype)
-    sorted_p = (p_values[order] * factor).clamp(max=1.0).cummax(0).values
+    weight = torch.ones_like(p_values) if weight is None else weight.to(p_values.dtype)
+    order = (p_values / weight).argsort()
+    left = weight[order].flip(0).cumsum(0).flip(0)
+    sorted_p = (left * (p_values / weight)[order]).clamp(max=1.0).cummax(0).values
     return torch.empty_like(sorted_p).scatter(0, order, sorted_p)
 
 

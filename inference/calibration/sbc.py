@@ -83,6 +83,7 @@ def sbc(
     chains_per_dataset: int = 8,
     start: str = "prior",
     warmup_steps: int = 100,
+    pilot_steps: int = 100,
     thinning: int | None = None,
     quantities: Mapping[str, Quantity] | None = None,
     simulator: Callable[..., Any] | None = None,
@@ -122,6 +123,7 @@ def sbc(
         chains_per_dataset: chains for each data set.
         start: "prior" or "truth", for kernels.
         warmup_steps: transitions before the first draw, for kernels.
+        pilot_steps: transitions of each of the pilot's two adaptations.
         thinning: transitions between draws; found in the pilot when None, 64 at most.
         quantities: name -> function of site -> (R, *shape), data among the sites under the name of the
             argument, to (R,).
@@ -182,7 +184,7 @@ def sbc(
         if is_kernel:
             kernel = kernel_of(method)
             pilot = simulate(source, *args, num=num_datasets, seed=seeds[2], **pick)
-            tuned = _tuned(kernel, base, args, shared, pilot, chains, thinning, stream)
+            tuned = _tuned(kernel, base, args, shared, pilot, chains, thinning, pilot_steps, stream)
             begin = true_position.repeat_interleave(chains, 0)
             if start == "prior":
                 begin = base.prior_draws(rows, stream)
@@ -237,6 +239,7 @@ def _tuned(
     pilot: Simulated,
     chains: int,
     thinning: int | None,
+    pilot_steps: int,
     stream: torch.Generator,
 ) -> Tuned:
     """The kernel adapted on the pilot's data sets, chains started from their true parameters."""
@@ -251,6 +254,7 @@ def _tuned(
         ((high - low) / 1.35).clamp(min=1e-6),
         len(position),
         thinning=thinning,
+        pilot_steps=pilot_steps,
         generator=stream,
     )
 

@@ -31,7 +31,8 @@ class Whitened:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> normal = SimpleNamespace(evaluate=lambda x, beta=1.0: Evaluation(-0.5 * (x**2).sum(-1), -x, 0 * x))
+        >>> normal = SimpleNamespace(
+        ...     evaluate=lambda x, beta=1.0: Evaluation(-0.5 * (x**2).sum(-1), -x, 0 * x))
         >>> Whitened(normal, 2 * torch.eye(1), torch.ones(1)).evaluate(torch.zeros(1, 1)).gradient
         tensor([[-2.]])
     """

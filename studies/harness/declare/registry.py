@@ -198,6 +198,7 @@ inferences = Registry(
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
     | {key: f"{_HERE}.handlers.latent_counts:{key}" for key in ("latent_counts", "svi_agreement")}
     | {"independent_pixels": f"{_HERE}.handlers.pixel_heads:independent_pixels"}
+    | {"sbc": f"{_HERE}.handlers.calibration:sbc"}
     | {"linear_baseline": f"{_HERE}.handlers.baselines:linear_baseline"},
 )
 metrics = Registry(

@@ -88,7 +88,7 @@ def logistic_case(x: Tensor) -> CalibrationCase:
     return CalibrationCase(model, model, (x,))
 
 
-def linear_case(x: Tensor, num_draws: int) -> CalibrationCase:
+def linear_case(x: Tensor, num_draws: int = 128) -> CalibrationCase:
     r"""Linear regression with unit noise, \(\beta \sim N(0, I)\): posterior \(N(\Lambda^{-1} x^\top y,
     \Lambda^{-1})\), \(\Lambda = I + x^\top x\), and evidence \(N(y; 0, I + x x^\top)\) are known.
 
