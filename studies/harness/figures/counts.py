@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy
-from matplotlib.colors import to_rgb
-
 from evidentia.studies.harness.figures.base import COLOURS, INK, new_figure, style
 
 if TYPE_CHECKING:
@@ -56,6 +53,9 @@ def plot_scores(rows: pd.DataFrame, panels: Mapping[str, Mapping[str, str]], *, 
 
 def plot_clusters(table: pd.DataFrame, size: int) -> Figure:
     """The wines in the plane of the first two factors: colour by responsibility, marker by cultivar."""
+    import numpy
+    from matplotlib.colors import to_rgb
+
     shares = table[[f"component_{index}" for index in range(size)]].to_numpy()
     colours = numpy.clip(shares @ numpy.array([to_rgb(COLOURS[index]) for index in range(size)]), 0, 1)
     with style():
