@@ -242,7 +242,7 @@ def of_restarts() -> dict[str, list[float]]:
     def restarts(number: int) -> Block:
         run = FitLoop((horseshoe, AutoNormal(horseshoe)), args, {}, ELBO(), RATE, adam, None, "stop", 1, None)
         with pyro.get_param_store().scope() as store:
-            together = RestartLoop(run, Restarts(number), "aten", skip=False)
+            together = RestartLoop(run, Restarts(number), "aten", "stop", 1, fresh=True)
             together.advance()
 
         def timed() -> float:

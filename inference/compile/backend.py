@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from evidentia.inference.compile.contract import contract_sums
 from evidentia.inference.compile.products import faster_products
 from evidentia.inference.compile.simplify import simplify
 
@@ -63,7 +64,7 @@ def build(graph: GraphModule, backend: Backend, example: Sequence[Tensor]) -> Ru
         Ansel, Yang, He et al., 2024, PyTorch 2: Faster machine learning through dynamic Python bytecode
         transformation and graph compilation.
     """
-    faster_products(graph)
+    faster_products(contract_sums(graph))
     if backend == "inductor":
         try:
             return _inductor(simplify(graph, bindings=False), example)

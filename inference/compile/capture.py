@@ -90,7 +90,13 @@ def capture_batched(
         >>> capture_batched(lambda row: row.sum(), (0,), [x])(x)
         tensor([3., 7.])
     """
-    return _record(torch.func.vmap(graph, in_dims=in_dims, randomness="different"), inputs)
+    mapped = torch.func.vmap(graph, in_dims=in_dims, randomness="different")
+
+    def dense(*tensors: Tensor) -> Any:
+        # What depends on no mapped input is expanded; nobody could write to it or step with it.
+        return torch.utils._pytree.tree_map_only(Tensor, Tensor.contiguous, mapped(*tensors))
+
+    return _record(dense, inputs)
 
 
 def _record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule:

@@ -64,10 +64,11 @@ def _checked(graph: Callable[..., tuple[Tensor | None, ...]], there: list[bool])
         present = [gradient for gradient in gradients if gradient is not None]
         if loss is None:
             raise RuntimeError("a recorded step gave no loss")
-        finite = torch.isfinite(loss)
-        for gradient in present:
-            finite = finite & torch.isfinite(gradient.sum())
-        return loss + zero, finite & torch.isfinite(zero), *(gradient + zero for gradient in present)
+        # Zero times a number is zero when the number is finite and NaN when it is not.
+        rest = zero
+        for one in (loss, *present):
+            rest = torch.add(rest, one if one.dim() == 0 else one.sum(), alpha=0)
+        return loss, rest == 0, *present
 
     return step
 

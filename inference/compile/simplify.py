@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from evidentia.inference.compile.memory import Memory
 from evidentia.inference.compile.rewrite import drop_idle, fold_uniform, merge_equal, narrow, reuse_memory
 
 __all__ = ["simplify"]
@@ -135,14 +136,15 @@ def _fold(graph: GraphModule) -> dict[Node, torch.Tensor]:
     Returns:
         The nodes that hold the results, with their values.
     """
-    written = _written(graph.graph.nodes)
+    memory = Memory(graph.graph.nodes)
+    written = {node for node, root in memory.root.items() if root in memory.last_write}
     values: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
         if not _pure(node) or node in written:
             continue
         if node.target is _aten.lift_fresh_copy.default:
             source = node.args[0]
-            if isinstance(source, Node) and source.op == "get_attr":
+            if isinstance(source, Node) and source.op == "get_attr" and source not in written:
                 values[node] = getattr(graph, str(source.target)).clone()
         elif all(given in values for given in node.all_input_nodes) or _is_fill(node):
             args, kwargs = torch.fx.map_arg(
@@ -168,26 +170,3 @@ def _like(node: Node) -> torch.Tensor | None:
     if not isinstance(seen, torch.Tensor):
         return None
     return torch.empty_strided(seen.shape, seen.stride(), dtype=seen.dtype, device=seen.device)
-
-
-def _written(nodes: Iterable[Node]) -> set[Node]:
-    """Nodes that share memory with something an operation writes to; their ancestors count too."""
-    stack = []
-    for node in nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            arguments = node.target._schema.arguments
-            named = zip(arguments, node.args, strict=False)
-            picked = [given for argument, given in named if _writes(argument)]
-            picked += [node.kwargs[a.name] for a in arguments if _writes(a) and a.name in node.kwargs]
-            stack += [given for given in picked if isinstance(given, Node)] + [node]
-    found: set[Node] = set()
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack += node.all_input_nodes
-    return found
-
-
-def _writes(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write

@@ -21,7 +21,7 @@ from evidentia.inference.training.finite import FitError, all_finite, locate, no
 from evidentia.inference.training.fitted import State
 from evidentia.inference.training.held_out import held_out_loss
 from evidentia.inference.training.names import refuse_shared_names
-from evidentia.inference.training.optimiser import fusable, needs_closure
+from evidentia.inference.training.optimiser import fusable, needs_closure, take_step
 from evidentia.inference.training.parallel import Team
 from evidentia.inference.training.patience import Best
 from evidentia.inference.training.running import is_running, put_running, refuse_ranks, running_values
@@ -196,7 +196,7 @@ class FitLoop:
         if self.optimizer is None:
             return True
         if not self.closure:
-            self.optimizer.step()
+            take_step(self.optimizer)
             return True
         # Every evaluation of this step has the same noise and batch, so that the line search sees one
         # function; afterwards the generator stands where one evaluation leaves it.

@@ -14,7 +14,7 @@ from evidentia.inference.compile.capture import CaptureError
 from evidentia.inference.compile.mapped import MappedProgram
 from evidentia.inference.compile.objective import compile_objective
 from evidentia.inference.training.fit_loop import FitLoop
-from evidentia.inference.training.optimiser import needs_closure
+from evidentia.inference.training.optimiser import needs_closure, take_step
 from evidentia.inference.training.restart_rules import Bests, Windows
 from evidentia.inference.training.starts import Restarts, initial_values
 
@@ -48,6 +48,7 @@ class RestartLoop:
         self.run, self.backend, self.nan, self.max_failures = run, backend, nan, max_failures
         self.compiled = compile_objective(run.objective)  # only the mapped step goes to the backend
         self.programs: dict[int, MappedProgram] = {}
+        self.last: tuple[tuple[bool, ...], MappedProgram, list[Tensor]] | None = None
         self.losses: list[Tensor] = []
         self.evaluations: list[tuple[float, Tensor]] = []
         self._discover()
@@ -123,7 +124,7 @@ class RestartLoop:
         if failed or self.any_held or self.any_slow:
             self._update(self.hold | bad, kept)
         else:
-            self.optimizer.step()
+            take_step(self.optimizer)
         row = loss.to(torch.float64)
         if self.any_held:
             row = row.masked_fill((self.code == CONVERGED) | (self.code == PATIENCE), torch.nan)
@@ -157,7 +158,7 @@ class RestartLoop:
         if bool(held.any()):
             self._step_except(held, buffers)
         else:
-            self.optimizer.step()
+            take_step(self.optimizer)
         # An update is proportional to the rate, of which the optimizer knows only one.
         for leaf, old in zip(self.stacked.values() if some else (), before, strict=True):
             with torch.no_grad():
@@ -176,7 +177,7 @@ class RestartLoop:
                 if leaf.grad is not None:
                     shape = (count, *([1] * (leaf.dim() - 1)))
                     leaf.grad = torch.where(held.view(shape), torch.zeros_like(leaf), leaf.grad)
-            self.optimizer.step()
+            take_step(self.optimizer)
             for tensor, rows in zip(tensors, kept, strict=True):
                 tensor[held] = rows
             for name, value in self.buffers.items():
@@ -184,6 +185,9 @@ class RestartLoop:
 
     def _mapped(self) -> tuple[MappedProgram, list[Tensor]]:
         run = self.run
+        if self.last is not None and run.batches is None and self.last[0] == run.modules.modes():
+            run.annealing.at(run.step)  # writes the values of the schedules into the same tensors
+            return self.last[1:]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="compile: the step cannot be recorded")
             found = self.compiled.program(*run.programs, run.args, run.kwargs, tuple(run.leaves))
@@ -207,7 +211,8 @@ class RestartLoop:
             torch.set_rng_state(state)
             for name, value in self.buffers.items():
                 value.copy_(kept[name])
-        return self.programs[id(program)], arguments.tensors
+        self.last = run.modules.modes(), self.programs[id(program)], arguments.tensors
+        return self.last[1:]
 
     # -- what is looked at ---------------------------------------------------------------------------------
 
