@@ -6,8 +6,8 @@ mass; and a hierarchical logistic regression, where a long bridge run stands in 
 estimate the table has the error, the standard error that was reported, their ratio z, the cost, and whether
 the estimator warned. The worst that can happen is a wrong number without a warning, so that is counted.
 
-All evidences and errors are in nats for the whole data set; `cpu_seconds` include the sampling of the draws
-that an estimator needs, but not the compilation of the density.
+All evidences and errors are in nats for the whole data set; `cpu_seconds` include the draws that an estimator
+needs. The estimators of one repeat share these draws, so their errors are not independent.
 
 References:
     Meng and Schilling, 2002. Warp bridge sampling.

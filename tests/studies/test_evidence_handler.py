@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
+from evidentia.studies.harness.data import evidence_data
 from evidentia.studies.harness.data.dataset import Dataset, make_dataset
 from evidentia.studies.harness.engine.outcome import Context, Problem, Stopped
 from evidentia.studies.harness.errors import StudyError
@@ -223,7 +224,7 @@ def normal(value: float, loc: float, scale: float) -> float:
 
 
 def test_exact_values_are_those_of_quadrature():
-    data = known.few_numbers((2.0, 1.5))
+    data = evidence_data.few_numbers((2.0, 1.5))
     root, seen = math.sqrt(2), (2.0, 1.5)
     square = quad(
         lambda z: normal(z, 0, 1) * math.prod(normal(y, z * z, 0.2 * root) for y in seen),
@@ -243,10 +244,10 @@ def test_exact_values_are_those_of_quadrature():
     hidden = math.prod(normal(y, 0.0, math.sqrt(1.01)) for y in (2.0, 1.5)) / 2
     hidden += math.prod(normal(y, 0.8, math.sqrt(1.0001)) for y in (2.0, 1.5)) / 2
     assert known.HiddenMode().exact_log_evidence(data.x) == pytest.approx(math.log(hidden), abs=1e-12)
-    schools = known.eight_schools()
+    schools = evidence_data.eight_schools()
     found = known.EightSchools().exact_log_evidence(schools.x, schools.y)
     assert found == pytest.approx(-31.31135, abs=5e-6)
-    wide = known.correlated_rows(3, rows=12)
+    wide = evidence_data.correlated_rows(3, rows=12)
     design = torch.cat([torch.ones(12, 1), wide.x], 1).double()
     covariance = torch.eye(12, dtype=torch.float64) + design @ design.T
     # w and s2 integrated out: a Student t with 2 a = 4 degrees of freedom and scale (b / a) (I + X X')

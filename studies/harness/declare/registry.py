@@ -165,7 +165,7 @@ datasets = Registry(
     }
     | {"csv": f"{_HERE}.data.table_file:csv"}
     | {
-        key: f"{_HERE}.handlers.evidence_models:{key}"
+        key: f"{_HERE}.data.evidence_data:{key}"
         for key in ("eight_schools", "correlated_rows", "few_numbers", "breast_cancer")
     },
 )

@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from time import process_time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,7 @@ from evidentia.studies.harness.declare.config import Frozen, FrozenDict, Params,
 from evidentia.studies.harness.engine.outcome import Context, Outcome, Problem, Stopped
 from evidentia.studies.harness.errors import StudyError, did_you_mean
 from evidentia.studies.harness.handlers.arguments import arguments, double_precision
+from evidentia.studies.harness.handlers.evidence_draws import Drawn, compiled, reference, sampled
 from evidentia.studies.harness.handlers.evidence_methods import (
     METHODS,
     NEED_DRAWS,
@@ -23,12 +24,8 @@ from evidentia.studies.harness.handlers.evidence_methods import (
     Task,
     base_word,
 )
-from evidentia.studies.harness.reporting.verdict import Check, check
+from evidentia.studies.harness.reporting.verdict import Check
 from evidentia.studies.harness.terminal.progress import ProgressEvent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 ROUNDING = 1e-6
 """Nats; a smaller standard error is rounding, and no measure of anything."""
@@ -70,15 +67,19 @@ class EvidenceParams(Frozen):
 def evidence(problem: Problem, params: Mapping[str, Any], context: Context) -> Outcome:
     """Estimate the log evidence of a model, `repeats` times by every method.
 
-    A row for each estimate: `method`; `repeat`; `log_evidence`, nats; `standard_error`, missing where the
-    estimator refuses one (`no_error_bar` = 1); `kind`; `warned` and `refused` (0 or 1; a refusal has no
-    value); `warnings`;
-    `dim`; `cpu_seconds` and `gradients` (evaluations of the gradient at one position), the sampling of the
-    draws it needs included; `sampling_seconds`, that part; `chain_warned`, whether those chains failed a
-    check. Where the model has `exact_log_evidence(*data)`, or with `reference_draws`: `reference`,
-    `reference_error`, `error`, `z` (error over both standard errors), and for what is off by more than
-    `tolerance` without a warning of the estimator's own, `silent` = 1 if it is an estimate and `loose` = 1
-    if it is a bound. Methods of one repeat share their draws, so their errors are not independent.
+    A row for each estimate:
+
+    - `method`, `repeat`, `dim`;
+    - `log_evidence`, nats; `standard_error`, missing where the estimator gives none (`no_error_bar` = 1);
+      `kind`; `warned`, `refused` (0 or 1; a refusal has no value); `warnings`, its words;
+    - `cpu_seconds` and `gradients` (evaluations of the gradient at one position), with the sampling of the
+      draws that it needs; `sampling_seconds`, that part; `chain_warned`, whether those chains failed a check;
+    - where the model has `exact_log_evidence(*data)`, or with `reference_draws`: `reference` and
+      `reference_error`; `error`; `z`, the error over both standard errors; and for what is off by more than
+      `tolerance` without a warning of the estimator's own, `silent` = 1 if it is an estimate and `loose` = 1
+      if it is a bound.
+
+    Methods of one repeat share their draws, so their errors are not independent.
 
     Raises:
         StudyError: a parameter is wrong, or every method refuses (exit 2).
@@ -95,13 +96,13 @@ def evidence(problem: Problem, params: Mapping[str, Any], context: Context) -> O
     rows, checks = list(saved["rows"]), dict(saved["checks"])
     total, drawn = options.repeats * len(options.methods), None
     with double_precision():
-        density = _compiled(problem, args, options, context.seed)
-        known = saved["reference"] or _reference(problem, args, density, options, context.seed)
+        density = compiled(problem, args, options, context.seed)
+        known = saved["reference"] or reference(problem, args, density, options, context.seed)
         for step in range(int(saved["step"]), total):
             repeat, place = divmod(step, len(options.methods))
             word, seed = options.methods[place], (context.seed + 1_000_003 * repeat) % 2**32
             if base_word(word) in NEED_DRAWS and (drawn is None or drawn.repeat != repeat):
-                drawn = _sampled(problem, args, options, repeat, seed)
+                drawn = sampled(problem, args, options, repeat, seed)
                 checks[str(repeat)] = [each.as_dict() for each in drawn.checks]
             draws = drawn if base_word(word) in NEED_DRAWS else None
             for row in _estimates(word, density, draws, options, seed):
@@ -121,76 +122,8 @@ def evidence(problem: Problem, params: Mapping[str, Any], context: Context) -> O
     return Outcome(rows=rows, checks=found)
 
 
-class _Drawn(NamedTuple):
-    """Draws of one repeat, and what they cost."""
-
-    repeat: int
-    position: Tensor
-    seconds: float
-    gradients: int
-    checks: list[Check]
-
-
-def _compiled(problem: Problem, args: tuple[Any, ...], options: EvidenceParams, seed: int) -> Any:
-    import torch
-
-    from evidentia.inference.density.log_density import compile_density
-
-    try:
-        return compile_density(
-            problem.model, *args, num_chains=options.num_chains, dtype=torch.float64, seed=seed
-        )
-    except ValueError as error:
-        raise StudyError(f"model: {error}") from error
-
-
-def _sampled(
-    problem: Problem,
-    args: tuple[Any, ...],
-    options: EvidenceParams,
-    repeat: int,
-    seed: int,
-    num_draws: int = 0,
-) -> _Drawn:
-    """Draws of the posterior, judged by R-hat and its like."""
-    import torch
-
-    from evidentia.inference import diagnostics
-    from evidentia.inference.mcmc.sample import sample
-
-    started, gradients = process_time(), 0
-
-    def count(step: Any) -> None:
-        nonlocal gradients
-        gradients += step.n_steps * options.num_chains
-
-    try:
-        draws = sample(
-            problem.model,
-            *args,
-            kernel=options.kernel,
-            num_chains=options.num_chains,
-            num_draws=num_draws or options.num_draws,
-            warmup_steps=options.warmup_steps,
-            seed=seed,
-            dtype=torch.float64,
-            callbacks=[count],
-            check=False,
-        )
-    except ValueError as error:
-        raise StudyError(f"inference: {error}") from error
-    if draws.log_evidence is not None:
-        calls = draws.log_evidence.diagnostics.get("num_gradients", 0)
-        gradients += int(calls) * options.num_chains  # of the tempered particles, one for each chain
-    seconds = process_time() - started
-    found = [check(each.name, each.value, each.site) for each in diagnostics.verdict(draws).checks]
-    if draws.unconstrained is None:
-        raise StudyError(f"inference.kernel: {options.kernel!r} keeps no unconstrained draws; take 'hmc'")
-    return _Drawn(repeat, draws.unconstrained, seconds, gradients, found)
-
-
 def _estimates(
-    word: str, density: Any, drawn: _Drawn | None, options: EvidenceParams, seed: int
+    word: str, density: Any, drawn: Drawn | None, options: EvidenceParams, seed: int
 ) -> Iterator[dict[str, Any]]:
     """The rows of one run of one method."""
     import torch
@@ -246,24 +179,6 @@ def _row(estimate: Estimate) -> dict[str, Any]:
         "warnings": "; ".join(complaints),
         **estimate.extra,
     }
-
-
-def _reference(
-    problem: Problem, args: tuple[Any, ...], density: Any, options: EvidenceParams, seed: int
-) -> list[float] | None:
-    """The value that estimates are held against, and its error: exact, or of a long bridge run."""
-    exact = getattr(problem.model, "exact_log_evidence", None)
-    if exact is not None:
-        return [float(exact(*args)), 0.0]
-    if not options.reference_draws:
-        return None
-    import torch
-
-    from evidentia.inference.evidence.bridge import bridge
-
-    drawn = _sampled(problem, args, options, -1, (seed + 7) % 2**32, options.reference_draws)
-    result = bridge(density, drawn.position, generator=torch.Generator().manual_seed(seed))
-    return [result.value, result.standard_error]
 
 
 def _judged(row: Mapping[str, Any], known: list[float] | None, tolerance: float) -> dict[str, Any]:

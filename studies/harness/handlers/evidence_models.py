@@ -1,88 +1,20 @@
-"""Models whose evidence is known exactly, and their data: the yardsticks of every evidence estimator.
+"""Models whose evidence is known exactly: the yardsticks of every evidence estimator.
 
 A model that knows its evidence has a method `exact_log_evidence(x[, y])`, in nats for the whole data set;
-the handler `evidence` holds the estimators against it. Models broadcast over posterior draws.
+the handler `evidence` holds the estimators against it.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import product
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evidentia.studies.harness.data.dataset import Dataset
-
-EFFECTS = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
-EFFECT_SCALES = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 NODES = 4001
 """Points of the one-dimensional quadratures (trapezoids of functions that are smooth and end at zero)."""
-
-
-def eight_schools() -> Dataset:
-    """Effects of coaching in eight schools, and their standard errors as the only input.
-
-    References:
-        Rubin, 1981. Estimation in parallel randomized experiments.
-    """
-    import numpy
-
-    from evidentia.studies.harness.data.dataset import make_dataset
-
-    return make_dataset(numpy.array(EFFECT_SCALES)[:, None], numpy.array(EFFECTS), ["scale"])
-
-
-def correlated_rows(columns: int = 8, rows: int = 100) -> Dataset:
-    """Rows of columns that share a common part, correlation one half, and y = x w + ε.
-
-    Args:
-        columns: number of inputs; w is 1, -1/2, 1/3, -1/4, …
-        rows: number of rows.
-    """
-    import numpy
-
-    from evidentia.studies.harness.data.dataset import make_dataset
-
-    state = numpy.random.RandomState(columns)
-    x = (state.randn(rows, columns) + state.randn(rows, 1)) / 2**0.5
-    w = (-1.0) ** numpy.arange(columns) / (1.0 + numpy.arange(columns))
-    return make_dataset(x, x @ w + state.randn(rows), [f"x{index}" for index in range(columns)])
-
-
-def few_numbers(values: tuple[float, ...] = (2.0, 2.0)) -> Dataset:
-    """A single column of numbers.
-
-    Args:
-        values: the numbers, two at least.
-    """
-    import numpy
-
-    from evidentia.studies.harness.data.dataset import make_dataset
-
-    return make_dataset(numpy.array(values, dtype=float)[:, None], None, ["y"])
-
-
-def breast_cancer(columns: int = 23, rows: int = 569) -> Dataset:
-    """Measurements of cell nuclei, standardised (ddof 0), and whether the tumour was benign.
-
-    Args:
-        columns: the first so many of the 30 measurements.
-        rows: the first so many of the 569 patients.
-
-    References:
-        Street, Wolberg and Mangasarian, 1993. Nuclear feature extraction for breast tumor diagnosis.
-    """
-    import numpy
-    from sklearn.datasets import load_breast_cancer
-
-    from evidentia.studies.harness.data.dataset import make_dataset, standardise
-
-    bunch: Any = load_breast_cancer()
-    names = [str(name) for name in bunch.feature_names[:columns]]
-    x = standardise(numpy.asarray(bunch.data[:rows, :columns], dtype=float), names)
-    return make_dataset(x, numpy.asarray(bunch.target[:rows], dtype=float), names, info={"target": "benign"})
 
 
 @final
@@ -123,11 +55,9 @@ class NormalInverseGammaRegression:
 
         design = _with_ones(x)
         s2 = pyro.sample("s2", dist.InverseGamma(x.new_tensor(2.0), x.new_tensor(1.0)))
-        scale = s2.sqrt().unsqueeze(-1)
-        w = pyro.sample("w", dist.Normal(x.new_zeros(design.shape[1]), scale).to_event(1))
+        w = pyro.sample("w", dist.Normal(x.new_zeros(design.shape[1]), s2.sqrt()).to_event(1))
         with pyro.plate("data", len(x)):
-            mean = _product(design, w)
-            found: Tensor = pyro.sample("obs", dist.Normal(mean, scale), obs=y)
+            found: Tensor = pyro.sample("obs", dist.Normal(design @ w, s2.sqrt()), obs=y)
         return found
 
     def exact_log_evidence(self, x: Tensor, y: Tensor) -> float:
@@ -148,8 +78,7 @@ class NormalMean:
 
         theta = pyro.sample("theta", dist.Normal(x.new_zeros(x.shape[1]), 1.0).to_event(1))
         with pyro.plate("data", len(x)):
-            law = dist.Normal(theta.unsqueeze(-2) if theta.dim() > 1 else theta, 1.0).to_event(1)
-            found: Tensor = pyro.sample("obs", law, obs=x)
+            found: Tensor = pyro.sample("obs", dist.Normal(theta, 1.0).to_event(1), obs=x)
         return found
 
     def exact_log_evidence(self, x: Tensor, y: Tensor | None = None) -> float:
@@ -200,8 +129,7 @@ class Square:
 
         z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
         with pyro.plate("data", len(x)):
-            law = dist.Normal(z[..., :1].square() if z.dim() > 1 else z[0].square(), self.scale)
-            found: Tensor = pyro.sample("obs", law, obs=x[:, 0])
+            found: Tensor = pyro.sample("obs", dist.Normal(z[0].square(), self.scale), obs=x[:, 0])
         return found
 
     def exact_log_evidence(self, x: Tensor) -> float:
@@ -297,12 +225,9 @@ class HierarchicalLogistic:
 
         tau = pyro.sample("tau", dist.HalfCauchy(x.new_tensor(1.0)))
         alpha = pyro.sample("alpha", dist.Normal(x.new_tensor(0.0), 5.0))
-        scale = tau.unsqueeze(-1) if tau.dim() else tau
-        beta = pyro.sample("beta", dist.Normal(x.new_zeros(x.shape[1]), scale).to_event(1))
+        beta = pyro.sample("beta", dist.Normal(x.new_zeros(x.shape[1]), tau).to_event(1))
         with pyro.plate("data", len(x)):
-            offset = alpha.unsqueeze(-1) if alpha.dim() else alpha
-            logits = offset + _product(x, beta)
-            found: Tensor = pyro.sample("obs", dist.Bernoulli(logits=logits), obs=y)
+            found: Tensor = pyro.sample("obs", dist.Bernoulli(logits=alpha + x @ beta), obs=y)
         return found
 
 
@@ -328,11 +253,6 @@ def _trapezoid(log_value: Tensor, grid: Tensor) -> float:
 
 def _log_normal(value: Tensor, loc: Tensor, scale: float) -> Tensor:
     return -0.5 * ((value - loc) / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
-
-
-def _product(design: Tensor, weights: Tensor) -> Tensor:
-    """X w for w (..., P): (..., n)."""
-    return (weights.unsqueeze(-2) @ design.T).squeeze(-2)
 
 
 def _with_ones(x: Tensor) -> Tensor:
