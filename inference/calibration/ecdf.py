@@ -184,7 +184,7 @@ def direction_scores(ranks: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
     Example:
         >>> bias, dispersion = direction_scores(torch.tensor([0, 9] * 50), 9)
         >>> float(bias), round(float(dispersion), 1)
-        (0.0, 15.9)
+        (0.0, 16.5)
     """
     num, cells = len(ranks), num_draws + 1
     square = (((torch.arange(cells, dtype=torch.float64) + 0.5) / cells) - 0.5) ** 2

@@ -61,9 +61,9 @@ def posterior_draws(
         found = found(*args, **kwargs)
     if isinstance(found, Fit):
         with found.scope():
-            return _from_guide(*found.pair, args, kwargs, num_draws)
+            return _from_guide(found.pair[0], found.pair[1], args, kwargs, num_draws)
     if is_pair(found):
-        return _from_guide(*found, args, kwargs, num_draws)
+        return _from_guide(found[0], found[1], args, kwargs, num_draws)
     if isinstance(found, Draws):
         samples = {name: value.flatten(0, 1) for name, value in found.samples.items()}
     elif isinstance(found, Mapping):

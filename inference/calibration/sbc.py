@@ -172,7 +172,7 @@ def sbc(
     truths = simulate(source, *args, num=num_datasets, seed=seeds[0], **pick)
     shared = {name: value for name, value in kwargs.items() if name not in truths.data}
     rows = num_datasets * chains
-    first = {name: value[0] for name, value in truths.data.items()}
+    first: dict[str, Any] = {name: value[0] for name, value in truths.data.items()}
     base = compile_density(
         model, *args, num_chains=rows if is_kernel else num_datasets, executor=executor, **shared, **first
     )

@@ -39,7 +39,7 @@ class SBCParams(Frozen):
     pilot_steps: int = Field(default=100, ge=2, description="of each adaptation on the pilot's data sets")
     executor: str = Field(default="auto", description="how the recorded density is run")
     thinning: int | None = Field(default=None, ge=1, description="searched when None")
-    level: float = Field(default=0.01, gt=0, lt=1, description="chance that a right posterior is flagged")
+    level: float = Field(default=0.05, gt=0, lt=1, description="chance that a right posterior is flagged")
 
 
 def sbc(problem: Problem, params: Mapping[str, Any], context: Context) -> Outcome:
