@@ -26,10 +26,13 @@ __all__ = ["MEADS", "MEADSRun", "largest_variance"]
 
 
 def largest_variance(value: Tensor) -> Tensor:
-    r"""\(\sum\lambda^2 / \sum\lambda\) of second moments: near the largest eigenvalue, never above it.
+    r"""An estimate of \(\sum\lambda^2 / \sum\lambda\) of second moments: near the largest eigenvalue.
+
+    Both sums are estimated without bias, the first by \(\sum_{i \ne j} (x_i^\top x_j)^2 / n(n - 1)\), so
+    that folds smaller than the dimension do not look stretched.
 
     Args:
-        value: (folds, n, D); the moments are about zero.
+        value: (folds, n, D), \(n \ge 2\); the moments are about zero.
 
     Returns:
         (folds,) float64.
@@ -42,10 +45,11 @@ def largest_variance(value: Tensor) -> Tensor:
         tensor([9.], dtype=torch.float64)
     """
     value = value.double()
-    small = value if value.shape[1] <= value.shape[2] else value.mT
-    gram = small @ small.mT / value.shape[1]
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return gram.square().sum((-2, -1)) / trace.clamp(min=1e-300)
+    count = value.shape[1]
+    small = value if count <= value.shape[2] else value.mT
+    norms = value.square().sum(-1)
+    squares = (small @ small.mT).square().sum((-2, -1)) - norms.square().sum(-1)
+    return squares / (count - 1) / norms.sum(-1).clamp(min=1e-300)
 
 
 class MEADSRun(NamedTuple):
