@@ -29,7 +29,7 @@ def plot_ecdf_differences(curves: Mapping[str, pd.DataFrame], *, columns: int = 
     rows = -(-len(curves) // columns)
     with style():
         figure = new_figure(
-            2.15 * columns,
+            2.25 * columns,
             1.85 * rows + 0.6,
             "Distribution function of the ranks of the true values, minus the uniform one, for every scalar "
             "parameter (blue) and two test quantities. Grey: 95 % of curves of uniform ranks lie inside it "
@@ -48,10 +48,9 @@ def plot_ecdf_differences(curves: Mapping[str, pd.DataFrame], *, columns: int = 
                 axes.plot(table["point"], table[name], color=color, linewidth=width)
             largest = float(table[table.columns[1:]].abs().max().max())
             axes.set_ylim(-1.15 * max(largest, 0.13), 1.15 * max(largest, 0.13))
-            axes.set_title(title, fontsize=8.0)
+            axes.set_title(title, fontsize=7.5)
             axes.tick_params(labelsize=7)
-        figure.supxlabel("rank / (L + 1)", fontsize=9, color=INK)
-        figure.supylabel("ECDF difference", fontsize=9, color=INK)
+        figure.supylabel("ECDF difference against rank / (L + 1)", fontsize=9, color=INK)
         handles = [Line2D([], [], color=COLOURS[0], linewidth=0.9, label="parameters")]
         handles += [Line2D([], [], color=color, label=label) for color, label in TESTED.values()]
         figure.legend(
