@@ -55,14 +55,24 @@ def plot_errors(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             axes.set_axis_off()
         grid[0, 0].set_yticks(range(len(words)), [labels[word] for word in words])
         grid[0, 0].set_ylim(len(words) - 0.4, -0.6)
-        figure.supxlabel("error, nats", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("error, nats")
         handles = [
             Line2D([], [], color=CALM, marker="o", linestyle="", label="no warning, within a nat"),
             Line2D([], [], color=WARNED, marker="s", linestyle="", label="warned"),
             Line2D([], [], color=SILENT, marker="D", linestyle="", label="more than a nat off, no warning"),
+            Line2D(
+                [],
+                [],
+                color=SILENT,
+                marker="D",
+                markerfacecolor="white",
+                linestyle="",
+                label="a bound more than a nat away, no warning",
+            ),
             Line2D([], [], color=INK, marker="x", linestyle="", label="refused"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
 
@@ -77,8 +87,9 @@ def _dots(axes: Any, rows: Any, place: int) -> None:
         colour, marker = (SILENT, "D") if far else (WARNED, "s") if row.warned else (CALM, "o")
         bar = 2 * row.standard_error if row.standard_error == row.standard_error else 0.0
         axes.errorbar(
-            row.error, height, xerr=bar, fmt=marker, color=colour, markersize=3, elinewidth=0.9, alpha=0.9
-        )
+            row.error, height, xerr=bar, fmt=marker, color=colour, markersize=3, elinewidth=0.9,
+            markerfacecolor="white" if row.loose else colour, markeredgewidth=0.8,
+        )  # fmt: skip
 
 
 def plot_dimension(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
@@ -138,8 +149,8 @@ def plot_cost(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             6.8,
             4.2,
             "A small dot is one estimator on one posterior: root mean squared error and mean CPU seconds "
-            "over the repeats, the draws that it needs included. A large mark is the median over the "
-            "posteriors. The dotted line is one nat.",
+            "over the repeats, the draws that it needs included; errors below 0.0001 are drawn there. "
+            "A large mark is the median over the posteriors. The dotted line is one nat.",
         )
         axes = figure.add_subplot()
         axes.axhline(1.0, color=MUTED, linestyle=":", linewidth=1)
@@ -149,7 +160,7 @@ def plot_cost(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             error = groups["error"].apply(lambda each: (each**2).mean() ** 0.5).clip(lower=1e-4)
             seconds = groups["cpu_seconds"].mean()
             colour, mark = COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS)]
-            axes.plot(seconds, error, mark, color=colour, markersize=2.5, alpha=0.5)
+            axes.plot(seconds, error, mark, color=colour, markersize=2.5, alpha=0.4, markeredgewidth=0)
             axes.plot(
                 seconds.median(), error.median(), mark, color=colour, markersize=8, label=labels[word],
                 markeredgecolor="white", markeredgewidth=0.6, linestyle="",
