@@ -60,6 +60,13 @@ def test_parallel_tempering_finds_both_modes_where_hmc_stays():
     z = (share.mean() - exact) / (share.std() / math.sqrt(chains))
     assert abs(z) < 4.5
     assert share.std() / math.sqrt(chains) < 0.03
+    rows = run.betas.repeat_interleave(chains)
+    for mine, fresh in zip(
+        (run.ladder.log_density, run.ladder.gradient, run.log_density),
+        (*bimodal(run.ladder.position, rows)[:2], bimodal(run.position).log_density),
+        strict=True,
+    ):
+        assert torch.equal(mine, fresh), "what is kept belongs to the position and its temperature"
     found = kernel.adaptation(run)
     rate = found["swap_rate"]
     assert rate.min() > 0.3
