@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -12,30 +12,10 @@ from torch import Tensor
 from evidentia.inference.density.bound import Bound, bind
 from evidentia.inference.density.evaluation import Evaluation, Target
 from evidentia.inference.density.packing import draw_prior, pack, unpack
+from evidentia.inference.density.phase import Phase
 from evidentia.inference.density.sites import Site
 
-__all__ = ["Leap", "LogDensity", "compile_density"]
-
-
-class Leap(NamedTuple):
-    """The end of one leapfrog step.
-
-    Attributes:
-        position: (C, D).
-        momentum: (C, D).
-        gradient: (C, D), at the new position.
-        log_density: (C,) nats.
-        log_likelihood: (C,) nats.
-
-    References:
-        Neal, 2011, MCMC using Hamiltonian dynamics.
-    """
-
-    position: Tensor
-    momentum: Tensor
-    gradient: Tensor
-    log_density: Tensor
-    log_likelihood: Tensor
+__all__ = ["LogDensity", "compile_density"]
 
 
 @final
@@ -100,6 +80,12 @@ class LogDensity:
         return "fx" if program is None else program.kind
 
     @property
+    def largest(self) -> int:
+        """Numbers in the largest tensor of one evaluation, as far as it is known; it decides on threads."""
+        program = self._bound.chosen.program
+        return self.num_chains * self.dim if program is None else program.largest
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What did not go as asked for."""
         program = self._bound.chosen.program
@@ -154,7 +140,7 @@ class LogDensity:
         step_size: Tensor | float,
         covariance: Tensor,
         beta: Tensor | float = 1.0,
-    ) -> Leap:
+    ) -> Phase:
         r"""One leapfrog step as one graph.
 
         \[ p_{1/2} = p + \tfrac e2 g, \quad q' = q + e\, S p_{1/2}, \quad p' = p_{1/2} + \tfrac e2 g(q') \]
@@ -169,7 +155,7 @@ class LogDensity:
         """
         step = torch.as_tensor(step_size, dtype=position.dtype, device=position.device)
         phase = (position, momentum, gradient, step, covariance)
-        return Leap(*self._bound.leapfrog(phase, self._beta(beta, position)))
+        return Phase(*self._bound.leapfrog(phase, self._beta(beta, position)))
 
     def unpack(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (..., D) -> constrained values, site -> (..., *shape)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -72,6 +73,12 @@ class Program:
             self._example = self.bind(self._data)
         except IllConditionedError:
             self._prepare(solves=False)
+
+    @property
+    def largest(self) -> int:
+        """Numbers in the largest tensor of the recording."""
+        shapes = (node.meta.get("shape", ()) for node in self._recorded.graph.nodes)
+        return max(math.prod(shape) for shape in shapes)
 
     def without_solves(self) -> Program:
         """The same program with its triangular solves left as they are.

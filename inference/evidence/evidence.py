@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.density.log_density import LogDensity, compile_density
+from evidentia.inference.density.threads import enough_threads
 from evidentia.inference.evidence.guards import warned
 from evidentia.inference.evidence.log_evidence import LogEvidence
 from evidentia.inference.evidence.methods import Problem, check_method, run_method
@@ -112,7 +113,8 @@ def evidence(
         return _unconstrained(found, density), found
 
     generator = torch.Generator().manual_seed(seed)
-    result = run_method(method, Problem(density, make_draws, generator, dict(options or {})))
+    with enough_threads(density):
+        result = run_method(method, Problem(density, make_draws, generator, dict(options or {})))
     warnings = [*result.diagnostics.get("warnings", ())]
     if isinstance(draws, Draws) and not draws.adjusted:
         warnings.append(f"draws of {draws.sampler!r} are not Metropolis-adjusted: they are biased")

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evidentia.inference.density.evaluation import as_tempered
+from evidentia.inference.density.phase import Phase as Phase
 from evidentia.inference.mcmc.metric import Metric
 from evidentia.inference.mcmc.points import column
 
 __all__ = ["Phase", "integrate"]
-
-
-class Phase(NamedTuple):
-    """A point of phase space for every chain, with the density there.
-
-    Attributes:
-        position: (C, D).
-        momentum: (C, D).
-        gradient: (C, D) of the log density.
-        log_density: (C,) nats.
-        log_likelihood: (C,) nats.
-
-    References:
-        Neal, 2011, MCMC using Hamiltonian dynamics.
-    """
-
-    position: Tensor
-    momentum: Tensor
-    gradient: Tensor
-    log_density: Tensor
-    log_likelihood: Tensor
 
 
 def integrate(
@@ -78,7 +58,7 @@ def integrate(
         phase: Any = start
         for _ in range(num_steps):
             phase = fused(phase.position, phase.momentum, phase.gradient, step, covariance, beta)
-        return Phase(phase.position, phase.momentum, phase.gradient, phase.log_density, phase.log_likelihood)
+        return phase
     evaluate = as_tempered(density)
     position, momentum, gradient = start.position, start.momentum, start.gradient
     value: Any = start

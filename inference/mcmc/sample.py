@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evidentia.inference.density.log_density import LogDensity, compile_density
 from evidentia.inference.density.sites import find_structure
+from evidentia.inference.density.threads import enough_threads
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.mcmc.batched import BatchedKernel
 from evidentia.inference.mcmc.choose_kernel import kernel_of
@@ -122,13 +123,13 @@ def sample(
         "kernel": mover.name, "num_chains": chains, "warmup_steps": warmup_steps,
         "thinning": thinning, "num_superchains": superchains,
     }  # fmt: skip
-    if state is None:
-        run.begin(start, superchains)
-    else:
-        _check_state(state, settings)
-        run.resume(state)
     stopped: str | None = None
-    with torch.no_grad():
+    with torch.no_grad(), enough_threads(density):
+        if state is None:
+            run.begin(start, superchains)
+        else:
+            _check_state(state, settings)
+            run.resume(state)
         while stopped is None and run.recording.count < num_draws:
             info = run.advance()
             if callbacks:
