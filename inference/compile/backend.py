@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -87,6 +87,8 @@ def build(graph: GraphModule, backend: Backend, example: Sequence[Tensor]) -> Ru
 
 
 def _inductor(graph: GraphModule, example: Sequence[Tensor]) -> Run:
+    import torch._inductor  # takes long, and few ask for it
+
     on_cpu = all(tensor.device.type == "cpu" for tensor in example)
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
         raise RuntimeError("there is no C++ compiler on the path")
@@ -94,12 +96,13 @@ def _inductor(graph: GraphModule, example: Sequence[Tensor]) -> Run:
         # Notices of torch about its own code paths, which no user of ours can act on.
         warnings.simplefilter("ignore", category=DeprecationWarning)
         warnings.simplefilter("ignore", category=FutureWarning)
-        # Equal seeds must give eager draws, so random operations call torch's own kernels.
-        compiled = torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
-        copies = [tensor.detach().clone() for tensor in example]
+        copies: list[Any] = [tensor.detach().clone() for tensor in example]
         state = torch.get_rng_state()
         with torch.no_grad():
-            compiled(*copies)  # compiles
+            # The graph is flat, so that dynamo and the guards it checks at every call are not needed. Equal
+            # seeds must give eager draws, so random operations call torch's own kernels.
+            compiled = torch._inductor.compile(graph, copies, options={"fallback_random": True})
+            compiled(*copies)
         torch.set_rng_state(state)
 
     def run(*tensors: Tensor) -> tuple[Tensor | None, ...]:

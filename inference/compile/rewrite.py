@@ -28,6 +28,13 @@ _UNARY = {
     _aten.sigmoid.default, _aten.sqrt.default, _aten.reciprocal.default, _aten.pow.Tensor_Scalar,
     _aten.mul.Scalar, _aten.div.Scalar,
 }  # fmt: skip
+
+
+def _tanh_backward_(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Backward pass of the tangent over its first argument."""
+    return _aten.tanh_backward.grad_input(gradient, output, grad_input=gradient)
+
+
 _IN_PLACE: dict[Any, Any] = {
     _aten.add.Tensor: torch.Tensor.add_,
     _aten.sub.Tensor: torch.Tensor.sub_,
@@ -41,6 +48,7 @@ _IN_PLACE: dict[Any, Any] = {
     _aten.log.default: torch.Tensor.log_,
     _aten.log1p.default: torch.Tensor.log1p_,
     _aten.tanh.default: torch.Tensor.tanh_,
+    _aten.tanh_backward.default: _tanh_backward_,
     _aten.sigmoid.default: torch.Tensor.sigmoid_,
     _aten.sqrt.default: torch.Tensor.sqrt_,
 }
