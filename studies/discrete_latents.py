@@ -66,7 +66,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("autoencoder", "discrete", "gradients", "digits")
-    minutes: ClassVar[float] = 5.0
+    minutes: ClassVar[float] = 4.5
 
     estimators: tuple[str, ...] = Field(default=tuple(LABELS), min_length=1, description="those that train")
     latent: int = Field(default=16, ge=1, le=20, description="binary latents; all states are summed over")
