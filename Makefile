@@ -13,7 +13,7 @@ demo: $(BASE)
 	$(BIN)/evidentia run diabetes
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 check: $(READY)
 	$(BIN)/ruff check .
