@@ -162,6 +162,11 @@ def sbc(
         )
     if start not in ("prior", "truth"):
         raise ValueError(f"start: expected 'prior' or 'truth', got {start!r}. Fix: start='prior'")
+    if isinstance(method, str) and method == "nuts":
+        raise ValueError(
+            "method: NUTS takes one data set at a time, got 'nuts'. "
+            "Fix: method=lambda *args, **kwargs: nuts(model, *args, num_draws=num_draws, **kwargs), or 'hmc'"
+        )
     source = model if simulator is None else simulator
     is_kernel = isinstance(method, str | BatchedKernel)
     chains = chains_per_dataset if is_kernel else 1

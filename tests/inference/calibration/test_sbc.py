@@ -167,6 +167,7 @@ def test_own_quantities_see_the_data():
         {"num_datasets": 2},
         {"start": "middle"},
         {"method": "hcm"},
+        {"method": "nuts"},
         {"method": lambda y: 3},
         {"method": functools.partial(exact, num_draws=5)},
     ],
