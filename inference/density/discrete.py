@@ -27,6 +27,7 @@ class DiscreteSite(NamedTuple):
         lower: (size,) least value of each element, possibly -inf.
         upper: (size,) greatest value, possibly inf.
         first: (size,) one draw from the prior.
+        dtype: of the model's own values: integers for Categorical, floating point for Poisson.
 
     References:
         none; bookkeeping.
@@ -38,6 +39,7 @@ class DiscreteSite(NamedTuple):
     lower: Tensor
     upper: Tensor
     first: Tensor
+    dtype: torch.dtype = torch.long
 
     @property
     def size(self) -> int:
@@ -140,4 +142,4 @@ def _site(name: str, law: Any, value: Tensor) -> DiscreteSite:
     lower = whole(getattr(support, "lower_bound", None), -math.inf)
     upper = whole(getattr(support, "upper_bound", None), math.inf)
     first = value.detach().double().reshape(size)
-    return DiscreteSite(name, tuple(value.shape), values, lower, upper, first)
+    return DiscreteSite(name, tuple(value.shape), values, lower, upper, first, value.dtype)

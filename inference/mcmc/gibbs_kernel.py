@@ -207,8 +207,10 @@ class DiscreteGibbs(BatchedKernel):
         }
 
     def extra_draws(self, density: Any, state: GibbsRun) -> dict[str, Tensor]:
-        """The discrete sites of a state, site → (C, *shape) int64."""
-        return unpack_discrete(self._sites(density), state.values.long())
+        """The discrete sites of a state, site → (C, *shape), of the types that the model gives them."""
+        sites = self._sites(density)
+        found = unpack_discrete(sites, state.values)
+        return {site.name: found[site.name].to(site.dtype) for site in sites}
 
     def relocate(self, density: Any, state: GibbsRun, position: Tensor) -> GibbsRun:
         """The chains moved; discrete values and adaptation kept."""

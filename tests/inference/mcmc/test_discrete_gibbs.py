@@ -12,6 +12,7 @@ from scipy import stats
 
 from evidentia.inference.density.discrete import DiscreteSite, discrete_sites, pack_discrete, unpack_discrete
 from evidentia.inference.density.log_density import compile_density
+from evidentia.inference.diagnostics import to_idata
 from evidentia.inference.mcmc.discrete_gibbs import gibbs_element, gibbs_sweep, walk_element
 from evidentia.inference.mcmc.gibbs_kernel import DiscreteGibbs
 from evidentia.inference.mcmc.sample import sample
@@ -95,6 +96,7 @@ def test_a_poisson_latent_agrees_with_summation():
     )  # fmt: skip
     n, weight, rate = exact_count()
     found = draws.samples["n"]
+    assert found.dtype == torch.float64, "as the model draws it"
     assert found.min() >= 0
     assert z_of(found, weight @ n) < 4.5
     assert z_of(draws.samples["rate"], rate) < 4.5
@@ -211,6 +213,16 @@ def test_a_stopped_run_continues_bitwise_with_its_discrete_draws():
     for name in ("loc", "flag", "total", "n"):
         assert torch.equal(whole.samples[name], resumed.samples[name]), name
     assert whole.samples["total"].max(1).values.max(0).values.tolist() <= [2, 5]
+
+
+def test_discrete_draws_reach_arviz():
+    data = torch.tensor(4.2, dtype=torch.float64)
+    settings = {"kernel": "gibbs", "num_chains": 4, "warmup_steps": 5, "num_draws": 6, "check": False}
+    whole = to_idata(sample(counts, data, seed=0, **settings), counts, data)
+    assert whole.posterior["n"].shape == (4, 6)
+    assert whole.log_likelihood["y"].shape == (4, 6)
+    local = to_idata(sample(mixture, DATA, seed=0, **settings), mixture, DATA, local=True)
+    assert local.posterior["k"].shape == (4, 6, 6)
 
 
 def test_under_pyro_samples_have_the_discrete_sites():
