@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from evidentia.inference.mcmc.starts import uniform_start
 __all__ = ["START_NAMES", "Start", "first_positions", "superchain_count"]
 
 START_NAMES = ("auto", "smc", "prior", "uniform")
+_LOG = logging.getLogger("evidentia")
 COPIES = 4  # of the tempered particles, so that the rough evidence has an error
 LEAST_PARTICLES = 16  # of one copy
 
@@ -70,7 +72,13 @@ def first_positions(
             "Fix: start='auto'"
         )
     if start == "auto":
-        start = "smc" if density.has_likelihood and density.proper_prior else "uniform"
+        if not (density.has_likelihood and density.proper_prior):
+            return first_positions(density, "uniform", num_chains, generator)
+        try:
+            return first_positions(density, "smc", num_chains, generator)
+        except ValueError as error:  # no prior draw has a finite likelihood, or the ladder does not climb
+            _LOG.warning("sample: no tempered start (%s); chains start from uniform positions", error)
+            return first_positions(density, "uniform", num_chains, generator)
     if start == "smc":
         # Few chains still need enough particles for their metric.
         particles = max(LEAST_PARTICLES, math.ceil(num_chains / COPIES))

@@ -219,6 +219,21 @@ def test_few_chains_start_from_enough_particles() -> None:
     assert start.log_evidence.standard_error < 1
 
 
+def test_where_no_prior_draw_fits_the_start_is_uniform_and_said(caplog) -> None:
+    def far(y):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros((), dtype=Y.dtype), 1e-3))
+        outside = torch.where(mean.abs() > 0.1, 0.0, -math.inf)
+        pyro.factor("inside", outside - 0.5 * mean**2)
+        pyro.sample("obs", dist.Normal(mean, 1.0), obs=y[0])
+
+    density = compile_density(far, Y, num_chains=8)
+    start = first_positions(density, "auto", 8, torch.Generator().manual_seed(0))
+    assert start.how == "uniform"
+    assert "no tempered start" in caplog.text
+    with pytest.raises(ValueError, match="prior"):
+        first_positions(density, "smc", 8, torch.Generator().manual_seed(0))
+
+
 def test_pyros_nuts_runs_through_the_same_call() -> None:
     draws = sample(normal, Y, kernel="nuts", num_draws=5, warmup_steps=5, num_chains=2, seed=0, check=False)
     assert draws.sampler == "nuts"
