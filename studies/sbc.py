@@ -50,7 +50,7 @@ LABELS = {
     "barker": "Barker",
     "exact": "exact draws",
     "mean_field": "independent normals",
-    "defective_hmc": "momentum x 1.05",
+    "defective_hmc": "accept ratio",
 }
 
 

@@ -20,7 +20,7 @@ def plot_ecdf_differences(curves: Mapping[str, pd.DataFrame], *, columns: int = 
     """One panel for each method: the distribution of ranks minus the uniform one, and the 95 % band.
 
     Args:
-        curves: title -> table with columns ``point``, ``lower``, ``upper`` and one for each quantity.
+        curves: title -> table with columns ``place``, ``lower``, ``upper`` and one for each quantity.
         columns: panels beside each other.
     """
     from matplotlib.lines import Line2D
@@ -40,12 +40,12 @@ def plot_ecdf_differences(curves: Mapping[str, pd.DataFrame], *, columns: int = 
         for axes in grid.flat[len(curves) :]:
             axes.set_axis_off()
         for axes, (title, table) in zip(grid.flat, curves.items(), strict=False):
-            axes.fill_between(table["point"], table["lower"], table["upper"], color=FAINT, linewidth=0)
+            axes.fill_between(table["place"], table["lower"], table["upper"], color=FAINT, linewidth=0)
             axes.axhline(0.0, color=MUTED, linewidth=0.6)
             for name in table.columns[3:]:
                 color = TESTED[name][0] if name in TESTED else COLOURS[0]
                 width = 1.5 if name in TESTED else 0.7
-                axes.plot(table["point"], table[name], color=color, linewidth=width)
+                axes.plot(table["place"], table[name], color=color, linewidth=width)
             largest = float(table[table.columns[1:]].abs().max().max())
             axes.set_ylim(-1.15 * max(largest, 0.13), 1.15 * max(largest, 0.13))
             axes.set_title(title, fontsize=7.5)

@@ -133,14 +133,14 @@ def _flat(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curves(result: SBCResult) -> pd.DataFrame:
-    """Columns point, lower, upper (of the 95 % band), and one for each quantity."""
+    """Columns place, lower, upper (of the 95 % band), and one for each quantity."""
     import pandas as pd
 
     from evidentia.inference.calibration.ecdf import ecdf_band, ecdf_difference
 
     band = ecdf_band(result.num_datasets, result.num_draws)
     curves = ecdf_difference(result.ranks, result.num_draws)
-    columns = {"point": band.points, "lower": band.lower, "upper": band.upper}
+    columns = {"place": band.points, "lower": band.lower, "upper": band.upper}
     columns |= {name: curves[:, place] for place, name in enumerate(result.names)}
     return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
