@@ -6,7 +6,7 @@ from scipy import stats
 
 from evidentia.inference.density.evaluation import Evaluation
 from evidentia.inference.mcmc.ghmc import GHMCState, ghmc_init, ghmc_step
-from evidentia.inference.mcmc.meads import MEADS, largest_variance
+from evidentia.inference.mcmc.meads import MEADS, _under, largest_variance
 from evidentia.inference.mcmc.metric import identity_metric, metric_of
 
 CHAINS = 200_000
@@ -114,6 +114,22 @@ def test_largest_variance_is_that_of_a_dominant_direction():
     torch.testing.assert_close(
         largest_variance(value), torch.full((2,), 25.0, dtype=torch.float64), rtol=0.08, atol=0
     )
+
+
+def test_a_new_metric_keeps_the_whitened_momentum():
+    generator = torch.Generator().manual_seed(0)
+    old, new = metric_of(COVARIANCE), metric_of(torch.tensor([4.0, 0.3], dtype=torch.float64))
+    noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    carried = _under(new, old, noise @ old.inverse)
+    torch.testing.assert_close(carried * new.factor, noise)
+    torch.testing.assert_close(_under(old, new, carried) @ old.factor, noise)
+
+
+@pytest.mark.statistical
+def test_small_folds_do_not_look_stretched():
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(400, 8, 30, generator=generator, dtype=torch.float64)
+    assert largest_variance(value).mean().item() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.statistical
