@@ -193,8 +193,9 @@ def fit(
             agreed |= {"evaluation_args": evaluation_args is not None, "nan": zlib.crc32(nan.encode())}
             agreed |= {f"tolerance.{k}": v for k, v in (rule or StoppingRule(0, 0, 0))._asdict().items()}
             team.begin(run, agreed, callbacks)
-        stopped, first = "max_steps", True
-        while run.step < num_steps:
+        # A checkpoint is written before the rules act, so that a state may be of the step that ended a fit.
+        ended, stopped, first = run.ended(rule, patience), "max_steps", True
+        while ended is None and run.step < num_steps:
             late = max_seconds is not None and time.monotonic() - started > max_seconds
             if team is not None:
                 late = team.agree("late" if late else None, max_seconds is not None) is not None
@@ -213,29 +214,27 @@ def fit(
                 run.evaluations.append((float(run.step), run.evaluate(evaluation_args)))
                 if patience is not None:
                     run.best = update_best(run.best, run.evaluations[-1][1], run.step, run.live())
-            converged = False
             if rule is not None and annealing.rests(run.step - 1):
                 for place, loss in enumerate(losses, 1 - len(losses)):
                     held_out = run.evaluations[-1][1] if due and place == 0 else None
                     watched = loss if evaluation_args is None else held_out
-                    run.window, ended = update_window(rule, run.window, watched, run.vector())
-                    converged = converged or ended
+                    run.window, converged = update_window(rule, run.window, watched, run.vector())
+                    if converged:
+                        break
             reason = notify(callbacks, "on_step", run.report(num_steps, losses[-1])) if callbacks else None
             reason = reason if team is None else team.agree(reason)
             if checkpoint_every is not None and run.step % checkpoint_every == 0:
                 reached = run.state()
                 if team is None or team.ranks.rank == 0:
                     notify(callbacks, "on_checkpoint", reached)
-            if converged:
-                stopped = "converged"
-                break
-            if due and patience is not None and run.best.since >= patience:
-                stopped = "patience"
-                put_back(run.best, run.live())
-                break
-            if reason is not None:
+            ended = run.ended(rule, patience)
+            if ended is None and reason is not None:
                 stopped = reason
                 break
+        if ended is not None:
+            stopped = ended
+        if ended == "patience":
+            put_back(run.best, run.live())
         if run.skipped and run.skipped == run.step:
             raise run.error(f"all {run.step} updates were skipped, so nothing was trained", {})
         result = finish(run, stopped)

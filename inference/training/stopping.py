@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["StoppingRule", "Window", "stopping_rule", "update_window"]
+__all__ = ["StoppingRule", "Window", "has_converged", "stopping_rule", "update_window"]
 
 
 class StoppingRule(NamedTuple):
@@ -38,7 +38,7 @@ class StoppingRule(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Running sums of the current window and the means of the previous one.
+    """Running sums of the current window, the means of the previous one, and how far the last two differed.
 
     References:
         none; bookkeeping.
@@ -50,6 +50,8 @@ class Window(NamedTuple):
     total: Tensor | None = None
     previous_loss: float | None = None
     previous: Tensor | None = None
+    change: float = math.inf
+    drift: float = math.inf
 
     def to_state(self) -> dict[str, Tensor | int | float]:
         """The window as flat entries `stop/...` of a fit's state."""
@@ -58,6 +60,8 @@ class Window(NamedTuple):
             "stop/loss_sum": self.loss_sum,
             "stop/loss_count": self.loss_count,
         }
+        if math.isfinite(self.change) and math.isfinite(self.drift):
+            entries |= {"stop/change": self.change, "stop/drift": self.drift}
         if self.previous_loss is not None:
             entries["stop/previous_loss"] = self.previous_loss
         if self.total is not None:
@@ -76,6 +80,8 @@ class Window(NamedTuple):
             total=_copy(state.get("stop/total")),
             previous_loss=state.get("stop/previous_loss"),
             previous=_copy(state.get("stop/previous")),
+            change=float(state.get("stop/change", math.inf)),
+            drift=float(state.get("stop/drift", math.inf)),
         )
 
 
@@ -147,12 +153,29 @@ def update_window(
         return window, False
     mean = total / window.steps
     mean_loss = window.loss_sum / window.loss_count if window.loss_count else None
-    converged = False
+    change = drift = math.inf
     if None not in (mean_loss, window.previous_loss) and window.previous is not None:
         before = float(window.previous_loss or 0.0)
         change = abs(float(mean_loss or 0.0) - before) / max(abs(before), 1.0)
         size = max(float(window.previous.norm()), 1e-8)
         drift = float((mean - window.previous).norm()) / size
-        converged = change <= rule.loss and drift <= rule.drift
     kept = torch.zeros_like(total)
-    return Window(total=kept, previous_loss=mean_loss, previous=mean), converged
+    ended = Window(total=kept, previous_loss=mean_loss, previous=mean, change=change, drift=drift)
+    return ended, has_converged(rule, ended)
+
+
+def has_converged(rule: StoppingRule, window: Window) -> bool:
+    """Whether the window that has just ended met the rule; False inside a window.
+
+    A fit that resumes from the state of exactly this step asks, so that it does not train on.
+
+    References:
+        none; bookkeeping.
+
+    Example:
+        >>> has_converged(StoppingRule(), Window(change=0.0, drift=0.0))
+        True
+        >>> has_converged(StoppingRule(), Window())
+        False
+    """
+    return window.steps == 0 and window.change <= rule.loss and window.drift <= rule.drift
