@@ -59,8 +59,8 @@ def without_clock(found: list[dict]) -> list[dict]:
 
 def test_estimates_of_a_conjugate_model_are_right_and_count_their_cost():
     words = ("warp", "bridge", "importance", "guide", "smc", "sandwich", "stepping", "laplace")
-    options = {"sandwich": {"betas": 20, "num_chains": 64}, "smc": {"num_particles": 64}}
-    options["stepping"] = {"num_draws": 20}
+    options = {"sandwich": {"betas": 10, "num_chains": 64}, "smc": {"num_particles": 64}}
+    options["stepping"] = {"num_draws": 10, "warmup_steps": 10}
     outcome = evidence(problem(), {"methods": words, "options": options, **FAST}, Context(seed=3))
     by_word = {row["method"]: row for row in outcome.rows}
     exact = known.NormalMean().exact_log_evidence(rows().x)
@@ -100,7 +100,9 @@ def test_repeats_differ_and_a_stopped_run_continues_where_it_was():
         evidence(problem(1), params, Context(2, checkpoint=store, should_stop=should_stop, report=report))
     assert store.state is not None
     assert store.state["step"] == 3
-    rest = evidence(problem(1), params, Context(2, checkpoint=store))
+    steps: list = []
+    rest = evidence(problem(1), params, Context(2, checkpoint=store, report=steps.append))
+    assert [event.step for event in steps] == [4]
     assert without_clock(rest.rows) == without_clock(whole)
     assert len(rest.checks) == 2 * len({check.name for check in rest.checks})
 
@@ -123,6 +125,7 @@ def test_a_wrong_number_without_a_warning_is_silent():
     row = {"log_evidence": -8.0, "standard_error": 0.1, "warned": 0, "kind": "consistent estimate"}
     assert _judged(row, [-10.0, 0.0], 1.0)["silent"] == 1
     assert _judged(row, [-10.0, 0.0], 1.0)["z"] == pytest.approx(20.0)
+    assert _judged(row | {"standard_error": 0.4}, [-10.0, 0.3], 1.0)["z"] == pytest.approx(4.0)
     assert _judged(row | {"warned": 1}, [-10.0, 0.0], 1.0)["silent"] == 0
     assert _judged(row, [-8.5, 0.0], 1.0)["silent"] == 0
     bound = _judged(row | {"kind": "lower bound"}, [-5.0, 0.0], 1.0)
@@ -195,7 +198,10 @@ def test_sample_continues_to_the_same_bits(at):
     assert store.state is not None
     assert store.state["step"] == at
     torch.manual_seed(99)
-    rest = sample(problem(1), FEW, Context(4, checkpoint=store)).extra["draws"]
+    steps: list = []
+    context = Context(4, checkpoint=store, report=steps.append)
+    rest = sample(problem(1), FEW, context).extra["draws"]
+    assert steps[0].step == at + 1  # what was done is not done again
     assert torch.equal(rest.unconstrained, whole.unconstrained)
     assert all(torch.equal(rest.stats[name], whole.stats[name]) for name in whole.stats)
 
