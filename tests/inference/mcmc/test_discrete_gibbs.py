@@ -215,6 +215,7 @@ def test_a_stopped_run_continues_bitwise_with_its_discrete_draws():
     assert whole.samples["total"].max(1).values.max(0).values.tolist() <= [2, 5]
 
 
+@pytest.mark.slow
 def test_discrete_draws_reach_arviz():
     data = torch.tensor(4.2, dtype=torch.float64)
     settings = {"kernel": "gibbs", "num_chains": 4, "warmup_steps": 5, "num_draws": 6, "check": False}
