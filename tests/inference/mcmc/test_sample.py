@@ -53,6 +53,7 @@ def test_draws_follow_the_posterior_from_every_start(start: str) -> None:
     assert len(draws.warmup["step_size"]) == 60
     density = compile_density(normal, Y, num_chains=64)
     assert torch.allclose(density(draws.unconstrained[:, -1]), draws.stats["lp"][:, -1])
+    assert torch.equal(draws.samples["mean"], draws.unconstrained)  # the real line needs no transform
 
 
 class StopAt:
@@ -109,11 +110,21 @@ def test_thinning_keeps_every_other_draw_and_no_divergence_is_lost() -> None:
     second = sample(normal, Y, num_draws=4, thinning=2, **settings)
     assert torch.equal(second.samples["mean"], every.samples["mean"][:, 1::2])
     density = compile_density(normal, Y, num_chains=4)
-    run = SamplingRun(density, HMC(step_size=1e3, criterion="none", metric="identity"), 2, 0, 3, 0)
+    run = SamplingRun(density, kernel_of("hmc"), 2, 0, 3, 0)
     run.begin("uniform", 0)
+    advance = run.kernel.advance
+
+    def second_transition_diverges(*given):
+        state, info = advance(*given)
+        return state, info._replace(diverging=torch.tensor([run.step == 1, False, False, run.step == 5]))
+
+    run.kernel.advance = second_transition_diverges
     for _ in range(6):
         run.advance()
-    assert run.recording.stats["diverging"].all()
+    assert run.recording.stats["diverging"].tolist() == [
+        [True, False, False, False],
+        [False, False, False, True],
+    ]
 
 
 def test_superchains_share_their_start_and_the_rest_is_spread() -> None:
@@ -123,6 +134,8 @@ def test_superchains_share_their_start_and_the_rest_is_spread() -> None:
     position = run.state.position.reshape(16, 4, 2)
     assert torch.equal(position, position[:, :1].expand(16, 4, 2))
     assert len(torch.unique(position[:, 0], dim=0)) == 16
+    found = first_positions(density, "auto", 64, torch.Generator().manual_seed(0)).position
+    assert torch.equal(position[:, 0], found[::4])  # some of every tempered copy
     assert superchain_count(64, None) == 16
     assert superchain_count(250, None) == 10
     for wrong in (3, 1):
