@@ -114,9 +114,12 @@ def sample(
     discrete = getattr(mover, "discrete", "sum")
     density = _compiled(model, args, kwargs, num_chains, executor, dtype, discrete, seed)
     chains = density.num_chains
-    if discrete == "given" and density.discrete and isinstance(start, str) and start in ("auto", "smc"):
-        # Tempered particles would belong to one value of the discrete sites.
-        start = "prior" if density.proper_prior else "uniform"
+    if discrete == "given" and density.discrete and isinstance(start, str):
+        # Tempered particles, and their evidence, would belong to one value of the discrete sites.
+        if start == "smc":
+            raise ValueError("start: 'smc' tempers continuous sites only. Fix: start='prior'")
+        if start == "auto":
+            start = "prior" if density.proper_prior else "uniform"
     run = SamplingRun(density, mover, num_draws, warmup_steps, thinning, seed)
     superchains = superchain_count(chains, num_superchains)
     settings: dict[str, Any] = {

@@ -238,6 +238,8 @@ def test_under_pyro_samples_have_the_discrete_sites():
 
 
 def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="'smc' tempers continuous sites only"):
+        sample(several, torch.tensor(3.0), kernel="gibbs", num_chains=8, start="smc")
     for word in ("sweeps", "jump", "max_leapfrogs"):
         with pytest.raises(ValueError, match=word):
             DiscreteGibbs(**{word: 0})
