@@ -167,7 +167,8 @@ datasets = Registry(
     | {
         key: f"{_HERE}.data.evidence_data:{key}"
         for key in ("eight_schools", "correlated_rows", "few_numbers", "breast_cancer")
-    },
+    }
+    | {"gaussian_factor": f"{_HERE}.handlers.sampling_models:gaussian_factor"},
 )
 models = Registry(
     "model",
@@ -186,6 +187,10 @@ models = Registry(
             "hidden_mode": "HiddenMode",
             "hierarchical_logistic": "HierarchicalLogistic",
         }.items()
+    }
+    | {
+        key: f"{_HERE}.handlers.sampling_models:{name}"
+        for key, name in {"correlated_gaussian": "CorrelatedGaussian", "neal_funnel": "NealFunnel"}.items()
     },
 )
 guides = Registry("guide")
@@ -193,7 +198,7 @@ inferences = Registry(
     "inference",
     {
         key: f"{_HERE}.handlers.{key}:{key}"
-        for key in ("svi", "nuts", "sample", "evidence", "latent", "signal", "gradient_noise")
+        for key in ("svi", "nuts", "sample", "sampler_race", "evidence", "latent", "signal", "gradient_noise")
     }
     | {key: f"{_HERE}.handlers.structures:{key}" for key in ("enumerate", "structure_gibbs")}
     | {key: f"{_HERE}.handlers.latent_counts:{key}" for key in ("latent_counts", "svi_agreement")}
