@@ -85,8 +85,9 @@ def chain_checks(
 ) -> list[Diagnostic]:
     """Checks of Markov chain draws, given ArviZ's `rhat` and `ess`.
 
-    Where chains that share their starting point are known and a chain has fewer than 100 effective draws,
-    the nested R-hat takes the place of the usual one, which is above its limit for any short chain.
+    Where chains that share their starting point are known and a chain has fewer than 100 effective draws (of
+    bulk or tails, for R-hat sees both), the nested R-hat takes the place of the usual one, which is above its
+    limit for any short chain.
 
     Args:
         entries: label and (chain, draw) array of every scalar that varies.
@@ -105,7 +106,7 @@ def chain_checks(
         bulk = [(float(ess(draws, method="bulk")), label) for label, draws in entries]
         tail = [(float(ess(draws, method="tail")), label) for label, draws in entries]
         chains = entries[0][1].shape[0] if entries else 1
-        if superchains > 1 and min(bulk)[0] < 100 * chains:
+        if superchains > 1 and min(bulk + tail)[0] < 100 * chains:
             group = np.arange(chains) // (chains // superchains)
             found += _worst(
                 "nested_r_hat", [(nested_rhat(d, group), label) for label, d in entries], 1.01, max

@@ -164,7 +164,7 @@ class Barker(TunedKernel):
         balanced Metropolis-Hastings algorithms.
 
     Example:
-        >>> Barker(num_chains=8).target_accept
+        >>> Barker(num_chains=8).target_accept_prob
         0.4
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from multiprocessing import parent_process
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class BatchedKernel(Kernel, ABC):
         name: the kernel's word, as in `sample(kernel="hmc")`.
         needs_gradient: whether it uses the gradient.
         adjusted: False where there is no accept step and draws carry a bias.
+        discrete: "sum" where discrete sites are summed out, "given" where the kernel draws them.
         adaptation_record: what the warm-up found; survives `cleanup`.
 
     Raises:
@@ -55,6 +56,7 @@ class BatchedKernel(Kernel, ABC):
     name: ClassVar[str]
     needs_gradient: ClassVar[bool] = True
     adjusted: ClassVar[bool] = True
+    discrete: ClassVar[Literal["sum", "given"]] = "sum"
 
     def __init__(
         self, model: Any = None, *, num_chains: int = 1, executor: str = "auto", seed: int | None = None
@@ -85,6 +87,10 @@ class BatchedKernel(Kernel, ABC):
     @abstractmethod
     def adaptation(self, state: Any) -> dict[str, Tensor]:
         """What the warm-up found: `step_size`, `trajectory_length`, `covariance` … as far as they apply."""
+
+    def extra_draws(self, density: Any, state: Any) -> dict[str, Tensor]:
+        """Draws of sites that are not part of the position, site -> (C, *shape); none by default."""
+        return {}
 
     def relocate(self, density: Any, state: Any, position: Tensor) -> Any:
         """`state` with all chains moved to `position` and its adaptation kept.

@@ -81,7 +81,7 @@ class DiscreteGibbs(BatchedKernel):
         max_leapfrogs: cap on the leapfrogs of a move.
         sweeps: over the discrete elements, in each transition.
         jump: longest step of a discrete walk.
-        target_accept: mean acceptance of the HMC moves to aim at.
+        target_accept_prob: mean acceptance of the HMC moves to aim at.
         metric: "auto", "dense", "diagonal" or "identity".
         forgetting: of the ensemble's moments.
 
@@ -111,7 +111,7 @@ class DiscreteGibbs(BatchedKernel):
         max_leapfrogs: int = 32,
         sweeps: int = 1,
         jump: int = 1,
-        target_accept: float = 0.75,
+        target_accept_prob: float = 0.8,
         metric: str = "auto",
         forgetting: float = 0.97,
     ) -> None:
@@ -119,12 +119,14 @@ class DiscreteGibbs(BatchedKernel):
         for word, value in (("max_leapfrogs", max_leapfrogs), ("sweeps", sweeps), ("jump", jump)):
             if value < 1:
                 raise ValueError(f"{word}: expected a number >= 1, got {value}. Fix: {word}=1")
-        if not 0.0 < target_accept < 1.0:
-            raise ValueError(f"target_accept: expected between 0 and 1, got {target_accept}. Fix: 0.75")
+        if not 0.0 < target_accept_prob < 1.0:
+            raise ValueError(
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+            )
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}. Fix: metric='auto'")
         self.trajectory_length, self.max_leapfrogs = trajectory_length, max_leapfrogs
-        self.sweeps, self.jump, self.target_accept = sweeps, jump, target_accept
+        self.sweeps, self.jump, self.target_accept_prob = sweeps, jump, target_accept_prob
         self.metric, self.forgetting = metric, forgetting
         self._known: tuple[Any, tuple[DiscreteSite, ...]] = (None, ())
 
@@ -155,9 +157,14 @@ class DiscreteGibbs(BatchedKernel):
             return float(info.acceptance_rate.mean())
 
         tuning = init_tuning(
-            position, trial, step_size=None, first=position.shape[-1] ** -0.25, target=self.target_accept,
-            metric=self.metric, forgetting=self.forgetting,
-        )  # fmt: skip
+            position,
+            trial,
+            step_size=None,
+            first=position.shape[-1] ** -0.25,
+            target=self.target_accept_prob,
+            metric=self.metric,
+            forgetting=self.forgetting,
+        )
         return GibbsRun(point, values, tuning, 1.0, 0, warmup_steps)
 
     def advance(
@@ -193,7 +200,7 @@ class DiscreteGibbs(BatchedKernel):
         if step < warmup_steps:
             tuning = update_tuning(
                 tuning, point.position, float(info.acceptance_rate.mean()), step, warmup_steps,
-                target=self.target_accept, metric=self.metric, forgetting=self.forgetting,
+                target=self.target_accept_prob, metric=self.metric, forgetting=self.forgetting,
             )  # fmt: skip
         return GibbsRun(point, values, tuning, walk_rate, step + 1, warmup_steps), info
 

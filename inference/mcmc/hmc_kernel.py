@@ -75,7 +75,7 @@ class HMC(BatchedKernel):
         num_chains: chains inside; the dense metric wants twice as many as dimensions.
         executor: as in `compile_density`.
         seed: of the kernel's random stream.
-        target_accept: mean acceptance to aim at.
+        target_accept_prob: mean acceptance to aim at.
         criterion: "chees", "snaper" (one direction: for a diagonal metric in many dimensions) or "none"
             (the length stays as given).
         trajectory_length: first \(T\), in units of the whitened space.
@@ -115,7 +115,7 @@ class HMC(BatchedKernel):
         num_chains: int = 1,
         executor: str = "auto",
         seed: int | None = None,
-        target_accept: float = 0.75,
+        target_accept_prob: float = 0.8,
         criterion: str = "chees",
         trajectory_length: float = 1.0,
         step_size: float | None = None,
@@ -131,11 +131,17 @@ class HMC(BatchedKernel):
             raise ValueError(
                 f"criterion: expected 'chees', 'snaper' or 'none', got {criterion!r}. Fix: criterion='chees'"
             )
-        if not 0.0 < target_accept < 1.0:
-            raise ValueError(f"target_accept: expected between 0 and 1, got {target_accept}. Fix: 0.75")
+        if not 0.0 < target_accept_prob < 1.0:
+            raise ValueError(
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+            )
         if max_leapfrogs < 1:
             raise ValueError(f"max_leapfrogs: expected a number >= 1, got {max_leapfrogs}. Fix: 256")
-        self.target_accept, self.criterion, self.max_leapfrogs = target_accept, criterion, max_leapfrogs
+        self.target_accept_prob, self.criterion, self.max_leapfrogs = (
+            target_accept_prob,
+            criterion,
+            max_leapfrogs,
+        )
         self.trajectory_length, self.step_size, self.metric = trajectory_length, step_size, metric
         self.rate, self.learning_rate, self.forgetting = rate, learning_rate, forgetting
         self.beta = beta
@@ -157,7 +163,7 @@ class HMC(BatchedKernel):
             trial,
             step_size=self.step_size,
             first=position.shape[-1] ** -0.25,
-            target=self.target_accept,
+            target=self.target_accept_prob,
             metric=self.metric,
             forgetting=self.forgetting,
         )
@@ -190,7 +196,7 @@ class HMC(BatchedKernel):
                 float(info.acceptance_rate.mean()),
                 step,
                 warmup_steps,
-                target=self.target_accept,
+                target=self.target_accept_prob,
                 metric=self.metric,
                 forgetting=self.forgetting,
             )

@@ -211,7 +211,7 @@ class MALA(TunedKernel):
         Roberts, Rosenthal, 1998, Optimal scaling of discrete approximations to Langevin diffusions.
 
     Example:
-        >>> MALA(num_chains=8).target_accept
+        >>> MALA(num_chains=8).target_accept_prob
         0.574
     """
 

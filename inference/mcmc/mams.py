@@ -76,7 +76,7 @@ class MAMS(TunedKernel):
         Robnik, Cohn-Gordon, Seljak, 2025, Metropolis adjusted microcanonical Hamiltonian Monte Carlo.
 
     Example:
-        >>> MAMS(num_chains=8).target_accept
+        >>> MAMS(num_chains=8).target_accept_prob
         0.9
     """
 

@@ -102,7 +102,7 @@ class MEADS(BatchedKernel):
         num_chains: chains inside; 64 or more are wanted.
         executor: as in `compile_density`.
         seed: of the kernel's random stream.
-        target_accept: mean acceptance to aim at.
+        target_accept_prob: mean acceptance to aim at.
         folds: number of folds.
         metric: "auto", "dense", "diagonal" or "identity".
         forgetting: of the ensemble's moments.
@@ -134,20 +134,22 @@ class MEADS(BatchedKernel):
         num_chains: int = 1,
         executor: str = "auto",
         seed: int | None = None,
-        target_accept: float = 0.94,
+        target_accept_prob: float = 0.94,
         folds: int = 4,
         metric: str = "auto",
         forgetting: float = 0.97,
         beta: Tensor | float = 1.0,
     ) -> None:
         super().__init__(model, num_chains=num_chains, executor=executor, seed=seed)
-        if not 0.0 < target_accept < 1.0:
-            raise ValueError(f"target_accept: expected between 0 and 1, got {target_accept}. Fix: 0.94")
+        if not 0.0 < target_accept_prob < 1.0:
+            raise ValueError(
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.94"
+            )
         if folds < 2:
             raise ValueError(f"folds: expected a number >= 2, got {folds}. Fix: folds=4")
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}. Fix: metric='auto'")
-        self.target_accept, self.folds, self.metric = target_accept, folds, metric
+        self.target_accept_prob, self.folds, self.metric = target_accept_prob, folds, metric
         self.forgetting, self.beta = forgetting, beta
 
     def start(
@@ -155,7 +157,7 @@ class MEADS(BatchedKernel):
     ) -> MEADSRun:
         """The first state; the factor of the step size is searched by single steps."""
         tuning = init_tuning(
-            position, None, step_size=1.0, first=1.0, target=self.target_accept,
+            position, None, step_size=1.0, first=1.0, target=self.target_accept_prob,
             metric=self.metric, forgetting=self.forgetting,
         )  # fmt: skip
         moving = ghmc_init(position, density, tuning.metric, beta=self.beta, generator=generator)
@@ -167,9 +169,9 @@ class MEADS(BatchedKernel):
             )
             return float(info.acceptance_rate.mean())
 
-        first = search_step_size(trial, 1.0, self.target_accept)
+        first = search_step_size(trial, 1.0, self.target_accept_prob)
         tuning = init_tuning(
-            position, None, step_size=first, first=1.0, target=self.target_accept,
+            position, None, step_size=first, first=1.0, target=self.target_accept_prob,
             metric=self.metric, forgetting=self.forgetting,
         )  # fmt: skip
         means = (float(scale.double().log().mean()), float(damping.double().log().mean()))
@@ -197,7 +199,7 @@ class MEADS(BatchedKernel):
         before = tuning.metric
         tuning = update_tuning(
             tuning, moved.position, float(info.acceptance_rate.mean()), step, warmup_steps,
-            target=self.target_accept, metric=self.metric, forgetting=self.forgetting,
+            target=self.target_accept_prob, metric=self.metric, forgetting=self.forgetting,
         )  # fmt: skip
         if tuning.metric is not before:
             moved = moved._replace(momentum=_under(tuning.metric, before, moved.momentum))

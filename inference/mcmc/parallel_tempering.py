@@ -74,7 +74,7 @@ class ParallelTempering(BatchedKernel):
         lowest_beta: \(\beta_{K-1}\); when None 0 (the prior) for a model with a proper prior, else 0.02.
         trajectory_length: mean length of the HMC moves, in the whitened space of beta one.
         max_leapfrogs: cap on the leapfrogs of a move.
-        target_accept: mean acceptance of the HMC moves to aim at.
+        target_accept_prob: mean acceptance of the HMC moves to aim at.
         metric: "auto", "dense", "diagonal" or "identity".
         forgetting: of the ensemble's moments.
 
@@ -109,21 +109,23 @@ class ParallelTempering(BatchedKernel):
         lowest_beta: float | None = None,
         trajectory_length: float = 1.5,
         max_leapfrogs: int = 16,
-        target_accept: float = 0.75,
+        target_accept_prob: float = 0.8,
         metric: str = "auto",
         forgetting: float = 0.97,
     ) -> None:
         super().__init__(model, num_chains=num_chains, executor=executor, seed=seed)
         first_ladder(num_temperatures, 0.0 if lowest_beta is None else lowest_beta)
-        if not 0.0 < target_accept < 1.0:
-            raise ValueError(f"target_accept: expected between 0 and 1, got {target_accept}. Fix: 0.75")
+        if not 0.0 < target_accept_prob < 1.0:
+            raise ValueError(
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+            )
         if max_leapfrogs < 1 or not trajectory_length > 0:
             raise ValueError("max_leapfrogs, trajectory_length: expected positive numbers. Fix: 16 and 1.5")
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}. Fix: metric='auto'")
         self.num_temperatures, self.lowest_beta = num_temperatures, lowest_beta
         self.trajectory_length, self.max_leapfrogs = trajectory_length, max_leapfrogs
-        self.target_accept, self.metric, self.forgetting = target_accept, metric, forgetting
+        self.target_accept_prob, self.metric, self.forgetting = target_accept_prob, metric, forgetting
 
     def start(
         self, density: Any, position: Tensor, warmup_steps: int, generator: torch.Generator | None
@@ -135,7 +137,7 @@ class ParallelTempering(BatchedKernel):
             lowest = 0.0 if proper else 0.02
         betas = first_ladder(self.num_temperatures, lowest).to(position.device)
         tuning = init_tuning(
-            position, None, step_size=1.0, first=1.0, target=self.target_accept,
+            position, None, step_size=1.0, first=1.0, target=self.target_accept_prob,
             metric=self.metric, forgetting=self.forgetting,
         )  # fmt: skip
         # Wide laws at low beta take longer steps, up to a limit that the tuning finds.
@@ -168,7 +170,7 @@ class ParallelTempering(BatchedKernel):
         if adapting:
             accept = info.acceptance_rate.reshape(levels, chains).mean(1)
             gain = (step + 2.0) ** -0.6
-            log_step = log_step + gain * 2.0 * (accept - self.target_accept)
+            log_step = log_step + gain * 2.0 * (accept - self.target_accept_prob)
             log_average = log_average + max(2.0 / (step + 2), 0.03) * (log_step - log_average)
             tuning = update_tuning(
                 tuning, swap.position[:chains], 1.0, step, warmup_steps,

@@ -57,7 +57,7 @@ def sample(
             compiled density, which saves the compilation.
         args: the model's arguments, as are further keywords.
         kernel: a word ("hmc", "mala", "barker", … ; "nuts" runs Pyro's, chain after chain) or a kernel object
-            with settings of its own, such as `HMC(target_accept=0.9)`.
+            with settings of its own, such as `HMC(target_accept_prob=0.9)`.
         num_draws: draws kept of each chain, those in `state` included.
         warmup_steps: transitions that adapt.
         num_chains: C; twice the dimension, but 64 to 256, when None (4 for "nuts").
@@ -111,7 +111,7 @@ def sample(
             thinning=thinning, check=check, **kwargs,
         )  # fmt: skip
     mover = kernel_of(kernel)
-    discrete = getattr(mover, "discrete", "sum")
+    discrete = mover.discrete
     density = _compiled(model, args, kwargs, num_chains, executor, dtype, discrete, seed)
     chains = density.num_chains
     if discrete == "given" and density.discrete and isinstance(start, str):

@@ -133,8 +133,7 @@ class SamplingRun:
             self.recording.keep(
                 self.state.position, self.state.log_density, info, self.skipped, self.step_size
             )
-            if hasattr(self.kernel, "extra_draws"):
-                self.recording.keep_extra(self.kernel.extra_draws(self.density, self.state))
+            self.recording.keep_extra(self.kernel.extra_draws(self.density, self.state))
             self.skipped = torch.zeros_like(self.skipped)
         return info
 

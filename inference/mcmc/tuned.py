@@ -61,7 +61,7 @@ class TunedKernel(BatchedKernel):
         executor: as in `compile_density`.
         seed: of the kernel's random stream.
         step_size: the first step size in the whitened space; searched when None.
-        target_accept: mean acceptance to aim at; the kernel's own optimum when None.
+        target_accept_prob: mean acceptance to aim at; the kernel's own optimum when None.
         metric: "auto" (dense for large ensembles), "dense", "diagonal" or "identity".
         forgetting: of the ensemble's moments.
         beta: inverse temperature, () or (C,).
@@ -83,7 +83,7 @@ class TunedKernel(BatchedKernel):
         executor: str = "auto",
         seed: int | None = None,
         step_size: float | None = None,
-        target_accept: float | None = None,
+        target_accept_prob: float | None = None,
         metric: str = "auto",
         forgetting: float = 0.97,
         beta: Tensor | float = 1.0,
@@ -93,12 +93,12 @@ class TunedKernel(BatchedKernel):
             raise ValueError(
                 f"metric: expected one of {', '.join(METRICS)}, got {metric!r}. Fix: metric='auto'"
             )
-        target = self.optimal_acceptance if target_accept is None else target_accept
+        target = self.optimal_acceptance if target_accept_prob is None else target_accept_prob
         if not 0.0 < target < 1.0:
             raise ValueError(
-                f"target_accept: expected between 0 and 1, got {target_accept}. Fix: leave it out"
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: leave it out"
             )
-        self.step_size, self.target_accept, self.metric = step_size, target, metric
+        self.step_size, self.target_accept_prob, self.metric = step_size, target, metric
         self.forgetting, self.beta = forgetting, beta
 
     @abstractmethod
@@ -146,7 +146,7 @@ class TunedKernel(BatchedKernel):
             trial,
             step_size=self.first_step_size(),
             first=1.0,
-            target=self.target_accept,
+            target=self.target_accept_prob,
             metric=self.metric,
             forgetting=self.forgetting,
         )
@@ -167,7 +167,7 @@ class TunedKernel(BatchedKernel):
                 float(info.acceptance_rate.mean()),
                 step,
                 warmup_steps,
-                target=self.target_accept,
+                target=self.target_accept_prob,
                 metric=self.metric,
                 forgetting=self.forgetting,
             )

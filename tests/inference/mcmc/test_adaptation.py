@@ -275,7 +275,7 @@ def test_velocity_in_the_criterion_is_that_of_the_flow():
     ("settings", "word"),
     [
         ({"criterion": "nuts"}, "criterion"),
-        ({"target_accept": 1.5}, "target_accept"),
+        ({"target_accept_prob": 1.5}, "target_accept_prob"),
         ({"max_leapfrogs": 0}, "max_leapfrogs"),
         ({"num_chains": 0}, "num_chains"),
     ],

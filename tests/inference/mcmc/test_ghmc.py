@@ -158,7 +158,7 @@ def test_meads_tunes_a_badly_scaled_gaussian():
 
 def test_settings_out_of_range_are_refused():
     for settings, match in (
-        ({"target_accept": 1.0}, "target_accept"),
+        ({"target_accept_prob": 1.0}, "target_accept_prob"),
         ({"folds": 1}, "folds"),
         ({"metric": "full"}, "metric"),
     ):
