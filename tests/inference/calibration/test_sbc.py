@@ -13,6 +13,7 @@ from evidentia.inference.calibration.sbc import sbc
 from evidentia.inference.calibration.simulate import simulate
 from evidentia.inference.calibration.whitened import Whitened, within_covariance
 from evidentia.inference.density.evaluation import tempered_of
+from evidentia.inference.fit import fit
 from evidentia.models.pair import Pair
 from evidentia.studies.harness.handlers.calibration_cases import (
     defective_hmc,
@@ -145,6 +146,18 @@ def test_every_kind_of_method_gives_the_same_kind_of_result():
     assert amortised.ranks.shape == (200, 3)
     assert made.ranks.shape == (20, 3)
     assert int(amortised.ranks.max()) <= 99
+
+
+def test_a_fit_lends_its_parameters_to_the_guide():
+    def guide(y=None):
+        weight = pyro.param("weight", torch.tensor(0.25))
+        pyro.sample("mean", dist.Normal(weight * y.sum(), 0.5))
+
+    fitted = fit(Pair(model, guide), torch.zeros(3), num_steps=1)
+    result = sbc(model, method=fitted, num_draws=99)
+    assert result.ranks.shape == (200, 3)
+    assert calibration_report(result).calibrated
+    assert "weight" not in pyro.get_param_store()
 
 
 def test_own_quantities_see_the_data():
