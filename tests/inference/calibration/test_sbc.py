@@ -230,7 +230,7 @@ def test_planted_defects_are_caught_at_the_default_size(defect):
     if defect == "prior":
         case, options = schools_case(prior_scale=1.1), {"method": "hmc"}
     elif defect == "jacobian":
-        case, options = schools_case(jacobian="wrong"), {"method": "hmc", "thinning": 8}
+        case, options = schools_case(jacobian="wrong"), {"method": "mala", "thinning": 8}
     else:
         case = linear_case(design(30, 20))
         options = {"method": case.pair if defect == "independent normals" else defective_hmc()}
