@@ -20,7 +20,7 @@ from evidentia.inference.training.fitted import Fit as Fit
 from evidentia.inference.training.fitted import State
 from evidentia.inference.training.optimiser import adam
 from evidentia.inference.training.parallel import team_of
-from evidentia.inference.training.patience import put_back, update_best
+from evidentia.inference.training.patience import ended_by, put_back, update_best
 from evidentia.inference.training.restarts import RestartRules, fit_restarts
 from evidentia.inference.training.settings import (
     check_settings,
@@ -194,7 +194,8 @@ def fit(
             agreed |= {f"tolerance.{k}": v for k, v in (rule or StoppingRule(0, 0, 0))._asdict().items()}
             team.begin(run, agreed, callbacks)
         # A checkpoint is written before the rules act, so that a state may be of the step that ended a fit.
-        ended, stopped, first = run.ended(rule, patience), "max_steps", True
+        ended = ended_by(rule, run.window, patience, run.best)
+        stopped, first = "max_steps", True
         while ended is None and run.step < num_steps:
             late = max_seconds is not None and time.monotonic() - started > max_seconds
             if team is not None:
@@ -207,7 +208,7 @@ def fit(
             ends = [steps_per_call, checkpoint_every, evaluate_every if evaluation_args is not None else None]
             count = min(num_steps - run.step, *(every - run.step % every for every in ends if every))
             with pyro.validation_enabled(first if validate is None else validate):
-                losses = advance_block(run, 1 if first else count, callbacks)
+                losses = advance_block(run, count if run.step else 1, callbacks)
             first = False
             due = evaluation_args is not None and run.step % evaluate_every == 0
             if due and evaluation_args is not None:
@@ -227,7 +228,7 @@ def fit(
                 reached = run.state()
                 if team is None or team.ranks.rank == 0:
                     notify(callbacks, "on_checkpoint", reached)
-            ended = run.ended(rule, patience)
+            ended = ended_by(rule, run.window, patience, run.best)
             if ended is None and reason is not None:
                 stopped = reason
                 break

@@ -25,7 +25,7 @@ from evidentia.inference.training.optimiser import fusable, needs_closure, take_
 from evidentia.inference.training.parallel import Team
 from evidentia.inference.training.patience import Best
 from evidentia.inference.training.running import is_running, put_running, refuse_ranks, running_values
-from evidentia.inference.training.stopping import StoppingRule, Window, has_converged
+from evidentia.inference.training.stopping import Window
 
 __all__ = ["FitLoop"]
 
@@ -277,12 +277,6 @@ class FitLoop:
         """The held-out loss in nats, at weight 1 of the latents; that of rank 0 when there are several."""
         loss = held_out_loss(self.pair, self.objective, args, self.given | self.annealing.held_out())
         return loss if self.team is None else self.team.first(loss)
-
-    def ended(self, rule: StoppingRule | None, patience: int | None) -> str | None:
-        """Which rule ends the fit at this step, if any; a state that is loaded knows it too."""
-        if rule is not None and has_converged(rule, self.window):
-            return "converged"
-        return "patience" if patience is not None and self.best.since >= patience else None
 
     def report(self, num_steps: int, loss: float) -> Step:
         """What callbacks learn about the step just taken."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Best", "put_back", "update_best"]
+from evidentia.inference.training.stopping import StoppingRule, Window, has_converged
+
+__all__ = ["Best", "ended_by", "put_back", "update_best"]
 
 
 class Best(NamedTuple):
@@ -90,3 +92,26 @@ def put_back(best: Best, live: Mapping[str, Tensor]) -> None:
         for name, value in best.values.items():
             if name in live:
                 live[name].copy_(value)
+
+
+def ended_by(
+    rule: StoppingRule | None, window: Window, patience: int | None, best: Best
+) -> Literal["converged", "patience"] | None:
+    """Which rule ends a fit at this step, if any; asked after every step, and of a state that is loaded.
+
+    Args:
+        rule: tolerances of the stopping rule.
+        window: its running sums.
+        patience: evaluations in a row without a new best.
+        best: the best evaluation.
+
+    References:
+        Prechelt, 1998, Early stopping - but when?
+
+    Example:
+        >>> ended_by(None, Window(), 2, Best(since=2))
+        'patience'
+    """
+    if rule is not None and has_converged(rule, window):
+        return "converged"
+    return "patience" if patience is not None and best.since >= patience else None

@@ -85,3 +85,23 @@ def test_a_linear_result_that_is_read_twice_is_not_hidden():
     small = torch.randn(2, 3)
     graph = faster_products(capture(lambda: torch.tanh(layer(small)), [*layer.parameters(), small]))
     assert torch.ops.mkldnn._linear_pointwise.default not in _targets(graph)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_large_product_is_done_by_onednn(bias):
+    x, w, b = torch.randn(2000, 100), torch.randn(100, 60), torch.randn(60)
+    weight = w.t().contiguous()
+
+    def run():
+        return torch.addmm(b, x, weight.t()) if bias else torch.mm(x, w)
+
+    inputs = [x, w, b, weight]
+    graph = faster_products(capture(run, inputs))
+    assert torch.ops.mkldnn._linear_pointwise.default in _targets(graph)
+    graph.recompile()
+    x.copy_(torch.randn_like(x))
+    exact = x.double() @ w.double() + (b.double() if bias else 0.0)
+    assert float((graph(*inputs) - exact).abs().max()) < 100 * torch.finfo(torch.float32).eps * 20
+    turned = x.t().contiguous()
+    graph = faster_products(capture(lambda: torch.mm(turned.t(), w), [turned, w]))
+    assert torch.ops.mkldnn._linear_pointwise.default not in _targets(graph)
