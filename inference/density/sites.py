@@ -119,7 +119,7 @@ def _run(
     likelihood: list[str] = []
     improper: list[str] = []
     supports: dict[str, tuple[Tensor, ...]] = {}
-    nesting = 0
+    nesting, largest = 0, 1
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
@@ -129,6 +129,8 @@ def _run(
             if name == subsampled:  # its rows are inputs, as given discrete sites are
                 shapes[name], dtypes[name] = tuple(node["value"].shape), node["value"].dtype
             continue
+        if isinstance(node["value"], Tensor):
+            largest = max(largest, node["value"].numel())
         frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
         nesting = max([nesting, *(-frame.dim for frame in frames)])
         if node["is_observed"]:
@@ -162,6 +164,7 @@ def _run(
         tuple(improper),
         nesting,
         supports,
+        largest,
     )
 
 

@@ -46,6 +46,7 @@ class Structure(NamedTuple):
         improper: the latents whose prior cannot be drawn from.
         max_plate_nesting: depth of the plates.
         supports: whether some support carries tensors of its own.
+        largest: numbers in the value of the largest site, observed ones among them.
 
     References:
         none; bookkeeping.
@@ -60,6 +61,7 @@ class Structure(NamedTuple):
     improper: tuple[str, ...]
     max_plate_nesting: int
     supports: dict[str, tuple[Tensor, ...]]
+    largest: int
 
     @property
     def dim(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ class DiscreteGibbs(BatchedKernel):
     """
 
     name: ClassVar[str] = "gibbs"
-    discrete: ClassVar[str] = "given"
+    discrete: ClassVar[Literal["sum", "given"]] = "given"
 
     def __init__(
         self,

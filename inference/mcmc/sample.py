@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evidentia.inference.density.log_density import LogDensity, compile_density
 from evidentia.inference.density.sites import find_structure
+from evidentia.inference.density.structure import Structure
 from evidentia.inference.density.threads import enough_threads
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.mcmc.batched import BatchedKernel
@@ -23,6 +24,7 @@ from evidentia.inference.training.callbacks import CallbackLike, notify
 
 __all__ = ["sample"]
 
+_CACHED = 2**15  # numbers of a tensor that stay near the processor
 _LOG = logging.getLogger("evidentia")
 
 
@@ -60,7 +62,8 @@ def sample(
             with settings of its own, such as `HMC(target_accept_prob=0.9)`.
         num_draws: draws kept of each chain, those in `state` included.
         warmup_steps: transitions that adapt.
-        num_chains: C; twice the dimension, but 64 to 256, when None (4 for "nuts").
+        num_chains: C; when None, 64 to 256: as many as the processor's cache holds of the largest site, and
+            twice the dimension (4 for "nuts").
         thinning: keep every that-many-th transition.
         seed: of everything random; drawn from torch's generator when None.
         start: "auto", "smc", "prior", "uniform", constrained values by site, or unconstrained positions.
@@ -97,7 +100,7 @@ def sample(
         ...         pyro.sample("obs", Normal(mean, 1.0), obs=y)
         >>> draws = sample(model, torch.tensor([0.5, 1.0]), num_draws=20, warmup_steps=20, seed=0)
         >>> draws.samples["mean"].shape, abs(float(draws.samples["mean"].mean()) - 0.5) < 0.1
-        (torch.Size([64, 20]), True)
+        (torch.Size([256, 20]), True)
     """
     _check_settings(num_draws, warmup_steps, num_chains, thinning)
     if state is not None:
@@ -165,7 +168,7 @@ def _compiled(
             )
         return model
     if num_chains is None:
-        num_chains = _enough_chains(find_structure(model, args, kwargs, seed=seed, discrete=discrete).dim)
+        num_chains = _enough_chains(find_structure(model, args, kwargs, seed=seed, discrete=discrete))
     return compile_density(
         model,
         *args,
@@ -178,9 +181,10 @@ def _compiled(
     )
 
 
-def _enough_chains(dim: int) -> int:
-    """Twice the dimension, so that the ensemble gives a dense metric; 64 to 256, in sixteens."""
-    return min(256, max(64, 16 * math.ceil(2 * dim / 16)))
+def _enough_chains(structure: Structure) -> int:
+    """Chains are nearly free while a tensor of all of them fits the cache; a dense metric wants twice D."""
+    free = _CACHED // structure.largest
+    return min(256, 16 * math.ceil(max(64, 2 * structure.dim, free) / 16))
 
 
 def _judge(draws: Draws) -> None:
