@@ -31,7 +31,7 @@ def plot_race(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     with style():
         figure = new_figure(
             2.0 + 1.7 * len(panels),
-            1.3 + 0.22 * len(words),
+            1.5 + 0.22 * len(words),
             "Least bulk effective sample size of any scalar, per CPU second of a cold start, compilation and "
             "warm-up included (large), and without the compilation (tick). Logarithmic. A hollow mark: the "
             "run failed a check, and its number is not to be believed.",
@@ -49,7 +49,8 @@ def plot_race(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             axes.set_title(panel, fontsize=8.5)
         grid[0].set_yticks(range(len(words)), [labels[word] for word in words])
         grid[0].set_ylim(len(words) - 0.5, -0.5)
-        figure.supxlabel("effective draws per CPU second", fontsize=9)
+        for axes in grid:
+            axes.set_xlabel("draws per second", fontsize=8)
         handles = [
             Line2D([], [], color=COLOURS[0], marker="o", linestyle="", label="passes every check"),
             Line2D(
@@ -77,8 +78,8 @@ def plot_chains(table: pd.DataFrame) -> Figure:
             6.8,
             3.0,
             "Eight schools, HMC: CPU time, compilation left out, divided by the number of chains (left) and "
-            "by the effective sample size (right). Both axes logarithmic; the dotted line is a cost that "
-            "does not grow with the number of chains. Hollow: flagged.",
+            "by the effective sample size (right). Both axes logarithmic; on the dotted line all "
+            "chains together cost what one costs. Hollow: flagged.",
         )
         for axes, (label, value) in zip(figure.subplots(1, 2), panels, strict=True):
             axes.plot(rows["chains"], value, color=COLOURS[0])

@@ -36,8 +36,8 @@ def run(model: Any, args: tuple[Any, ...], options: Any, seed: int) -> tuple[Any
     samples, stats, seconds = sampled(
         type(model).__name__, [each.numpy() for each in args], options.num_draws, options.warmup_steps, seed
     )
-    found = [{k: torch.tensor(v) for k, v in each.items()} for each in (samples, stats)]
-    return Draws(*found, {}, "max_steps", "numpyro_nuts"), seconds
+    found, said = ({k: torch.tensor(v) for k, v in each.items()} for each in (samples, stats))
+    return Draws(found, said, {}, "max_steps", "numpyro_nuts"), seconds
 
 
 def sampled(

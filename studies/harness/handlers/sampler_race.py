@@ -54,10 +54,11 @@ def sampler_race(problem: Problem, params: Mapping[str, Any], context: Context) 
     tempered particles, say), `warmup_seconds`, `draw_seconds`, and the sums `cold_seconds` of all four and
     `warm_seconds` without the first; `gradients` (of the log density, at one position, for the draws; of a
     sampler that takes no gradient, values); `ess`, the least bulk effective sample size of a scalar;
-    `ess_per_second` (cold), `ess_per_warm_second`, `ess_per_1000_gradients`; `r_hat`, of short chains the
-    nested one; `divergences`; `e_bfmi`; `unadjusted`, `passed` and `available` (0 or 1); `flags`, the checks
-    that failed; `largest_z`, the largest distance of a mean or standard deviation from the truth in standard
-    errors, and `worst` where that is; `log_evidence` and `standard_error` of the tempered start, in nats.
+    `ess_per_second` (cold) and its logarithm `log10_rate`, `ess_per_warm_second`, `ess_per_1000_gradients`;
+    `r_hat`, of short chains the nested one; `divergences`; `e_bfmi`; `unadjusted`, `passed` and `available`
+    (0 or 1); `flags`, the checks that failed; `largest_z`, the largest distance of a mean or standard
+    deviation from the truth in standard errors, and `worst` where that is; `log_evidence` and
+    `standard_error` of the tempered start, in nats.
 
     A point is a matter of seconds: one that was interrupted begins anew.
 
@@ -200,6 +201,7 @@ def judged(draws: Draws, gradients: int, seconds: Mapping[str, float]) -> tuple[
         "gradients": gradients,
         "ess": ess,
         "ess_per_second": ess / cold,
+        "log10_rate": math.log10(ess / cold) if ess > 0 else None,
         "ess_per_warm_second": ess / warm,
         "ess_per_1000_gradients": 1000 * ess / gradients if gradients else None,
         "r_hat": values.get("r_hat", values.get("nested_r_hat")),
