@@ -65,7 +65,7 @@ class Config(StudyConfig):
     """The keys of this study."""
 
     tags: ClassVar[tuple[str, ...]] = ("sampling", "kernels", "exact")
-    minutes: ClassVar[float] = 3.0
+    minutes: ClassVar[float] = 2.6
 
     posteriors: tuple[str, ...] = Field(
         default=tuple(POSTERIORS), min_length=1, description="of the list POSTERIORS"
