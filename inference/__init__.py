@@ -1,5 +1,7 @@
 """How belief is updated: fitting, sampling, evidence, structure selection, diagnostics."""
 
+from evidentia.inference.calibration.goodness import calibration_report as calibration_report
+from evidentia.inference.calibration.sbc import sbc as sbc
 from evidentia.inference.compile.objective import compile_objective as compile_objective
 from evidentia.inference.density.log_density import LogDensity as LogDensity
 from evidentia.inference.density.log_density import compile_density as compile_density
@@ -19,21 +21,29 @@ from evidentia.inference.evidence.importance_fit import importance_fit as import
 from evidentia.inference.evidence.laplace import laplace as laplace
 from evidentia.inference.evidence.log_evidence import LogEvidence as LogEvidence
 from evidentia.inference.evidence.log_evidence import log_bayes_factor as log_bayes_factor
+from evidentia.inference.evidence.model_evidence import model_evidence as model_evidence
 from evidentia.inference.evidence.sandwich import bidirectional as bidirectional
 from evidentia.inference.evidence.smc import tempered_smc as tempered_smc
 from evidentia.inference.evidence.thermodynamic import stepping_stone as stepping_stone
 from evidentia.inference.evidence.thermodynamic import thermodynamic_integration as thermodynamic_integration
 from evidentia.inference.fit import fit as fit
 from evidentia.inference.gradient_stats import gradient_stats as gradient_stats
+from evidentia.inference.mcmc.annealed_langevin import annealed_langevin as annealed_langevin
 from evidentia.inference.mcmc.barker import Barker as Barker
 from evidentia.inference.mcmc.batched import BatchedKernel as BatchedKernel
 from evidentia.inference.mcmc.chain_mcmc import ChainMCMC as ChainMCMC
+from evidentia.inference.mcmc.gibbs_kernel import DiscreteGibbs as DiscreteGibbs
 from evidentia.inference.mcmc.hmc_kernel import HMC as HMC
 from evidentia.inference.mcmc.langevin import MALA as MALA
 from evidentia.inference.mcmc.langevin import ULA as ULA
+from evidentia.inference.mcmc.mams import MAMS as MAMS
+from evidentia.inference.mcmc.meads import MEADS as MEADS
+from evidentia.inference.mcmc.microcanonical import MCLMC as MCLMC
 from evidentia.inference.mcmc.nuts import nuts as nuts
+from evidentia.inference.mcmc.parallel_tempering import ParallelTempering as ParallelTempering
 from evidentia.inference.mcmc.random_walk import RandomWalk as RandomWalk
 from evidentia.inference.mcmc.sample import sample as sample
+from evidentia.inference.mcmc.sample_minibatch import sample_minibatch as sample_minibatch
 from evidentia.inference.objectives.discrete import DiscreteELBO as DiscreteELBO
 from evidentia.inference.objectives.objective import Objective as Objective
 from evidentia.inference.objectives.particle import ParticleELBO as ParticleELBO

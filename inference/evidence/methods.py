@@ -141,14 +141,14 @@ def check_method(method: str) -> None:
     """
     if method == "harmonic":
         raise ValueError(
-            "evidence: method 'harmonic' is not offered: the harmonic mean of the likelihood has infinite "
-            "variance for almost every model, and looks steady while it is many nats wrong (21 too high on "
+            "model_evidence: method 'harmonic' is not offered: the harmonic mean of the likelihood has "
+            "infinite variance for almost every model, and looks steady while it is many nats wrong (21 too high on "
             "a regression with 12 coordinates). Fix: method='default' (bridge sampling from the same draws), "
             "'importance' or 'smc'"
         )
     if method not in METHODS:
         raise ValueError(
-            f"evidence: expected method in {list(METHODS)}, got {method!r}. Fix: method='default'"
+            f"model_evidence: expected method in {list(METHODS)}, got {method!r}. Fix: method='default'"
         )
 
 

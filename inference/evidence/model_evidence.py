@@ -1,4 +1,4 @@
-"""`evidence`: the log evidence of a Pyro model by any method, with its error bar and its warnings."""
+"""`model_evidence`: the log evidence of a Pyro model by any method, with its error bar and its warnings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from evidentia.inference.evidence.observed import observed_sites
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.mcmc.sample import sample
 
-__all__ = ["evidence"]
+__all__ = ["model_evidence"]
 
 
-def evidence(
+def model_evidence(
     model: Callable[..., Any] | LogDensity,
     *args: Any,
     method: str = "default",
@@ -84,7 +84,7 @@ def evidence(
         ...         pyro.sample("obs", dist.Normal(mean, 1.0), obs=y)
         >>> from evidentia.inference.evidence.conjugate import normal_mean
         >>> y = torch.tensor([0.5, 1.0])
-        >>> found = evidence(model, y, method="laplace", seed=0)
+        >>> found = model_evidence(model, y, method="laplace", seed=0)
         >>> abs(found.value - normal_mean(y).value) < 1e-6, (found - normal_mean(y)).data_checked
         (True, True)
     """
@@ -93,8 +93,8 @@ def evidence(
     compiled = isinstance(model, LogDensity) or hasattr(model, "evaluate")
     if compiled and (args or kwargs):
         raise ValueError(
-            "evidence: a LogDensity has its data already, but arguments were given. "
-            "Fix: evidence(density.with_data(*args))"
+            "model_evidence: a LogDensity has its data already, but arguments were given. "
+            "Fix: model_evidence(density.with_data(*args))"
         )
     chains = num_chains or (_chains_of(draws) if draws is not None else 128)
     density: Any = model
@@ -106,8 +106,8 @@ def evidence(
             return _unconstrained(draws, density), draws if isinstance(draws, Draws) else None
         if not isinstance(density, LogDensity):
             raise ValueError(
-                f"evidence: method {method!r} needs draws, and a plain density is not sampled here. "
-                "Fix: draws=..., or evidence(model, *args)"
+                f"model_evidence: method {method!r} needs draws, and a plain density is not sampled here. "
+                "Fix: draws=..., or model_evidence(model, *args)"
             )
         found = sample(density, num_draws=num_draws, warmup_steps=warmup_steps, seed=seed)
         return _unconstrained(found, density), found
@@ -122,7 +122,11 @@ def evidence(
         warnings.append(
             "the prior is improper: the evidence is known up to a constant that cannot be compared"
         )
-    diagnostics = {**result.diagnostics, "warnings": warned(f"evidence ({method})", warnings), "seed": seed}
+    diagnostics = {
+        **result.diagnostics,
+        "warnings": warned(f"model_evidence ({method})", warnings),
+        "seed": seed,
+    }
     if not compiled:
         anywhere = density.unpack(torch.zeros(density.dim, dtype=density.dtype))
         diagnostics["observed"] = observed_sites(model, args, kwargs, given=anywhere)
