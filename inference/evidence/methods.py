@@ -137,14 +137,14 @@ def check_method(method: str) -> None:
         >>> check_method("about right")
         Traceback (most recent call last):
         ...
-        ValueError: evidence: expected method in ['default', 'bridge', ...], got 'about right'...
+        ValueError: model_evidence: expected method in ['default', 'bridge', ...], got 'about right'...
     """
     if method == "harmonic":
         raise ValueError(
             "model_evidence: method 'harmonic' is not offered: the harmonic mean of the likelihood has "
-            "infinite variance for almost every model, and looks steady while it is many nats wrong (21 too high on "
-            "a regression with 12 coordinates). Fix: method='default' (bridge sampling from the same draws), "
-            "'importance' or 'smc'"
+            "infinite variance for almost every model, and looks steady while it is many nats wrong (21 too "
+            "high on a regression with 12 coordinates). Fix: method='default' (bridge sampling from the same "
+            "draws), 'importance' or 'smc'"
         )
     if method not in METHODS:
         raise ValueError(
