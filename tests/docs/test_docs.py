@@ -41,14 +41,18 @@ def test_every_name_in_the_documentation_resolves(page):
 @pytest.mark.docs
 def test_the_examples_of_the_readme_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    family, pair = ({"__name__": "readme"} for _ in range(2))
-    assert len(blocks) == 2
-    for block, names in zip(blocks, (family, pair), strict=True):
+    family, pair, any_model = ({"__name__": "readme"} for _ in range(3))
+    assert len(blocks) == 3
+    for block, names in zip(blocks, (family, pair, any_model), strict=True):
         exec(compile(block, "README.md", "exec"), names)
     assert family["posterior"].map.label == "one"
     assert family["best"].structure.label == "one"
     losses = pair["result"].losses
     assert losses[-20:].mean() < losses[:20].mean()
+    assert any_model["draws"].samples["spread"].shape == (256, 200)
+    for name, exact in (("alike", -30.84416), ("varied", -31.31135)):
+        found = any_model["evidence"][name]
+        assert abs(found.value - exact) < 4.5 * found.standard_error + 1e-4
 
 
 @pytest.mark.slow
