@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from evidentia.inference.density.largest import Largest
 from evidentia.inference.density.patches import unvalidated
 from evidentia.inference.density.structure import Site as Site
 from evidentia.inference.density.structure import Structure as Structure
@@ -110,7 +111,8 @@ def _run(
     discrete: str,
     subsampled: str | None,
 ) -> Structure:
-    with preserved_random_state(seed), torch.no_grad(), unvalidated(), poutine.block(), _DrawImproper():
+    seen = Largest()
+    with preserved_random_state(seed), torch.no_grad(), unvalidated(), poutine.block(), _DrawImproper(), seen:
         trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
     sites: list[Site] = []
     shapes: dict[str, tuple[int, ...]] = {}
@@ -119,7 +121,7 @@ def _run(
     likelihood: list[str] = []
     improper: list[str] = []
     supports: dict[str, tuple[Tensor, ...]] = {}
-    nesting, largest = 0, 1
+    nesting = 0
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
@@ -129,8 +131,6 @@ def _run(
             if name == subsampled:  # its rows are inputs, as given discrete sites are
                 shapes[name], dtypes[name] = tuple(node["value"].shape), node["value"].dtype
             continue
-        if isinstance(node["value"], Tensor):
-            largest = max(largest, node["value"].numel())
         frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
         nesting = max([nesting, *(-frame.dim for frame in frames)])
         if node["is_observed"]:
@@ -164,7 +164,7 @@ def _run(
         tuple(improper),
         nesting,
         supports,
-        largest,
+        seen.numbers,
     )
 
 

@@ -46,7 +46,7 @@ class Structure(NamedTuple):
         improper: the latents whose prior cannot be drawn from.
         max_plate_nesting: depth of the plates.
         supports: whether some support carries tensors of its own.
-        largest: numbers in the value of the largest site, observed ones among them.
+        largest: numbers in the largest tensor that a run makes.
 
     References:
         none; bookkeeping.

@@ -62,8 +62,8 @@ def sample(
             with settings of its own, such as `HMC(target_accept_prob=0.9)`.
         num_draws: draws kept of each chain, those in `state` included.
         warmup_steps: transitions that adapt.
-        num_chains: C; when None, 64 to 256: as many as the processor's cache holds of the largest site, and
-            twice the dimension (4 for "nuts").
+        num_chains: C; when None, 64 to 256: as many as the processor's cache holds of the largest tensor,
+            and at least twice the dimension (4 for "nuts").
         thinning: keep every that-many-th transition.
         seed: of everything random; drawn from torch's generator when None.
         start: "auto", "smc", "prior", "uniform", constrained values by site, or unconstrained positions.
