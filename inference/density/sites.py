@@ -134,6 +134,7 @@ def _run(
         frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
         nesting = max([nesting, *(-frame.dim for frame in frames)])
         if node["is_observed"]:
+            _check_observed(name, law, node)
             own = bool((node["infer"] or {}).get("prior", False)) or isinstance(_base(law), dist.Delta)
             (prior if own else likelihood).append(name)
         elif _is_discrete(law):
@@ -165,6 +166,24 @@ def _run(
         nesting,
         supports,
         seen.numbers,
+    )
+
+
+def _check_observed(name: str, law: Any, node: Any) -> None:
+    """Refuse data outside a support that no latent moves; masked values are not looked at."""
+    value, support = node["value"], law.support
+    if not isinstance(value, Tensor) or value.numel() == 0 or _bounds(support):
+        return
+    inside = support.check(value)
+    if isinstance(node["mask"], Tensor):
+        inside = inside | ~node["mask"].expand(inside.shape)
+    if node["mask"] is False or bool(inside.all()):
+        return
+    outside = value.expand(inside.shape + value.shape[inside.dim() :])[~inside]
+    raise ValueError(
+        f"site {name!r}: {len(outside)} of {inside.numel()} observed values are outside the support of "
+        f"{type(_base(law)).__name__}, the first is {outside[0].tolist()}. Fix: correct the data, or observe "
+        "them under another distribution"
     )
 
 

@@ -121,7 +121,7 @@ class DiscreteGibbs(BatchedKernel):
                 raise ValueError(f"{word}: expected a number >= 1, got {value}. Fix: {word}=1")
         if not 0.0 < target_accept_prob < 1.0:
             raise ValueError(
-                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.8"
             )
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {METRICS}, got {metric!r}. Fix: metric='auto'")

@@ -133,7 +133,7 @@ class HMC(BatchedKernel):
             )
         if not 0.0 < target_accept_prob < 1.0:
             raise ValueError(
-                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.8"
             )
         if max_leapfrogs < 1:
             raise ValueError(f"max_leapfrogs: expected a number >= 1, got {max_leapfrogs}. Fix: 256")

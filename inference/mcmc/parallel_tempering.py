@@ -117,7 +117,7 @@ class ParallelTempering(BatchedKernel):
         first_ladder(num_temperatures, 0.0 if lowest_beta is None else lowest_beta)
         if not 0.0 < target_accept_prob < 1.0:
             raise ValueError(
-                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.75"
+                f"target_accept_prob: expected between 0 and 1, got {target_accept_prob}. Fix: 0.8"
             )
         if max_leapfrogs < 1 or not trajectory_length > 0:
             raise ValueError("max_leapfrogs, trajectory_length: expected positive numbers. Fix: 16 and 1.5")

@@ -44,7 +44,7 @@ def test_a_density_that_is_finite_nowhere():
     def model():
         a = pyro.sample("a", dist.Normal(0.0, 1.0))
         pyro.sample("fine", dist.Normal(a, 1.0), obs=torch.tensor(0.0))
-        pyro.sample("bad", dist.Exponential(a.exp()), obs=torch.tensor(float("nan")))
+        pyro.sample("bad", dist.Uniform(0.0, 1 / (1 + a.exp())), obs=torch.tensor(2.0))
 
     refused("site 'bad': the log density is not finite", model)
 
@@ -151,3 +151,30 @@ def test_minibatches_are_unbiased_and_each_chain_has_its_own():
         MinibatchDensity(model, (y, 5), 6)
     with pytest.raises(ValueError, match="one subsampled plate"):
         MinibatchDensity(model, (y, 20), 20)
+
+
+@pytest.mark.parametrize(
+    ("law", "data", "message"),
+    [
+        (dist.Poisson(1.0), [-1.0, 2.0], r"site 'obs': 1 of 2 .* support of Poisson, the first is -1.0"),
+        (dist.Normal(0.0, 1.0), [0.0, float("nan")], r"1 of 2 .* support of Normal, the first is nan"),
+        (dist.Bernoulli(0.5).expand([2]).to_event(1), [0.5, 1.0], r"1 of 1 .* the first is \[0.5, 1.0\]"),
+    ],
+)
+def test_data_outside_the_support_are_named(law, data, message):
+    def model(y):
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("obs", law.expand([2]) if not law.event_dim else law, obs=y)
+
+    with pytest.raises(ValueError, match=message):
+        find_structure(model, (torch.tensor(data),), {})
+
+
+def test_masked_data_and_bounds_that_a_latent_moves_are_not_checked():
+    def model(y):
+        top = pyro.sample("top", dist.Exponential(1.0))
+        with pyro.poutine.mask(mask=torch.tensor([True, False])):
+            pyro.sample("seen", dist.Normal(0.0, 1.0).expand([2]), obs=y)
+        pyro.sample("below", dist.Uniform(0.0, top), obs=torch.tensor(5.0))
+
+    assert find_structure(model, (torch.tensor([0.5, float("nan")]),), {}).dim == 1
