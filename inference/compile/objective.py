@@ -36,9 +36,10 @@ def compile_objective(
 
     The graph is a function \((\theta, \text{buffers}, \text{data}) \mapsto (\ell, \nabla_\theta \ell)\).
     Parameters, buffers (running statistics are updated in place) and every tensor among the arguments are
-    inputs; random draws are operations of the graph, so that equal seeds give the eager losses. The first
-    call of a pair is eager, because it may create parameters; the second one records. Each graph is compared
-    with an eager run before it is used.
+    inputs; random draws are operations of the graph, so that equal seeds give the eager losses, to rounding
+    (large products are computed by faster kernels where there are any). The first call of a pair is eager,
+    because it may create parameters; the second one records. Each graph is compared with an eager run before
+    it is used.
 
     What is frozen: numbers that are not tensors (another number is another graph), the number of particles,
     plate sizes, the handlers active at the call, tensors inside objects other than tuples, lists and dicts,
