@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from evidentia.inference.calibration.mapping import map_rows
+from evidentia.inference.density.map_rows import map_rows
 from evidentia.inference.idata.draw_layout import inspect_model
 from evidentia.inference.idata.draws import Draws
 from evidentia.inference.idata.guide_draws import guide_draws

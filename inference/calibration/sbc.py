@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from evidentia.inference.calibration.chains import Tuned, autocorrelation, chain_draws, tune
-from evidentia.inference.calibration.mapping import FAILURES
 from evidentia.inference.calibration.posteriors import amortised_draws, is_pair, posterior_draws
 from evidentia.inference.calibration.quantities import Quantity, quantity_values, rank
 from evidentia.inference.calibration.simulate import Simulated, simulate
 from evidentia.inference.density.log_density import LogDensity, compile_density
+from evidentia.inference.density.map_rows import FAILURES
 from evidentia.inference.mcmc.batched import BatchedKernel
 from evidentia.inference.mcmc.choose_kernel import kernel_of
 from evidentia.inference.training.fitted import Fit

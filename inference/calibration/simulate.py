@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from evidentia.inference.calibration.mapping import FAILURES, map_rows
+from evidentia.inference.density.map_rows import FAILURES, map_rows
 from evidentia.inference.density.patches import traceable
 
 __all__ = ["Simulated", "simulate"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from evidentia.inference.density.map_rows import OwnNoise
 from evidentia.inference.density.patches import plain_dirichlet, traceable
 from evidentia.inference.density.sites import Structure
 
 __all__ = ["draw_prior", "pack", "unpack", "unpack_with_jacobian"]
-
-_NOISE = {"normal_", "cauchy_", "exponential_", "uniform_", "log_normal_", "geometric_", "bernoulli_"}
 
 
 def unpack_with_jacobian(structure: Structure, position: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -94,21 +92,6 @@ def pack(structure: Structure, values: Mapping[str, Tensor], dtype: torch.dtype)
     return torch.cat(parts, -1)
 
 
-@final
-class _OwnNoise(TorchFunctionMode):
-    """Makes tensors that are filled with noise mapped ones; `vmap` asks for that to draw for each row."""
-
-    def __init__(self, marker: Tensor) -> None:
-        super().__init__()
-        self._marker = marker
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _NOISE:
-            own = args[0].clone() + torch.zeros_like(args[0]) * self._marker.to(args[0].dtype)
-            args = (own, *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
 def draw_prior(
     structure: Structure,
     model: Callable[..., Any],
@@ -153,7 +136,7 @@ def draw_prior(
         return pack(structure, values, dtype)
 
     def marked(marker: Tensor) -> Tensor:
-        with _OwnNoise(marker):
+        with OwnNoise(marker):
             return one()
 
     def mapped() -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from evidentia.inference.density.map_rows import map_rows
 from evidentia.inference.idata.draw_layout import Layout, ModelSites, inspect_model, lay_out, plate_of_draws
-from evidentia.inference.idata.mapped import mapped
 
 __all__ = ["PointwiseLogLikelihood", "log_likelihood", "pointwise_log_likelihood", "pointwise_log_prob"]
 
@@ -249,7 +249,7 @@ def _mapped(
     def run(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return _pointwise(poutine.condition(model, data=dict(values)), names, args, kwargs)
 
-    return _same_as(alone, mapped(run, draws, count, _chunk(alone)))
+    return _same_as(alone, map_rows(run, draws, count, _chunk(alone)))
 
 
 def _chunk(alone: Mapping[str, Tensor]) -> int:

@@ -10,9 +10,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from evidentia.inference.density.map_rows import map_rows
 from evidentia.inference.idata.draw_layout import Layout, ModelSites, lay_out, plate_of_draws
 from evidentia.inference.idata.log_likelihood import shaped
-from evidentia.inference.idata.mapped import mapped
 
 __all__ = ["predictive"]
 
@@ -74,7 +74,7 @@ def predictive(
         state = torch.get_rng_state()
         try:
             if layout == "mapped":
-                found = mapped(
+                found = map_rows(
                     lambda one: _run(poutine.condition(free, data=dict(one)), wanted, args, kwargs or {}),
                     given, count, _CHUNK,
                 )  # fmt: skip
