@@ -36,7 +36,8 @@ def tail_shape(log_weight: Tensor) -> Tensor:
     ordered = log_weight.double().sort(0).values
     top = ordered[-1]
     usable = log_weight.isfinite().all(0)
-    flat = usable & (ordered[-1] - ordered[-size - 1] < 1e-12)
+    # Differences of this size are rounding: the weights are equal.
+    flat = usable & (ordered[-1] - ordered[-size - 1] < 1e-8)
     result[flat] = -math.inf
     pick = usable & ~flat
     if bool(pick.any()):

@@ -8,6 +8,7 @@ import torch
 
 from evidentia.inference.density.evaluation import target_of
 from evidentia.inference.evidence.importance_fit import importance_fit
+from evidentia.inference.evidence.pareto import tail_shape
 
 
 def seeded(seed=0):
@@ -75,3 +76,9 @@ def test_single_precision():
     draws = torch.randn(4, 500, 2, generator=seeded())
     found = importance_fit(target_of(lambda x: -x.square().sum(-1) / 2), draws, generator=seeded())
     assert abs(found.value - math.log(2 * math.pi)) < 4.5 * found.standard_error
+
+
+def test_weights_that_agree_to_rounding_have_no_tail() -> None:
+    noise = 1e-10 * torch.randn(1000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(tail_shape(noise)) == -math.inf
+    assert float(tail_shape(1e4 * noise)) > -math.inf
