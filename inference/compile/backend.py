@@ -104,9 +104,17 @@ def _inductor(graph: GraphModule, example: Sequence[Tensor]) -> Run:
             compiled = torch._inductor.compile(graph, copies, options={"fallback_random": True})
             compiled(*copies)
         torch.set_rng_state(state)
+    strides = [tensor.stride() for tensor in copies]
 
     def run(*tensors: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            return compiled(*tensors)
+            return compiled(*map(_laid_out, tensors, strides))
 
     return run
+
+
+def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A tensor in the memory layout that was compiled for: slices and expanded tensors are copied."""
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
