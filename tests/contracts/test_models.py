@@ -6,17 +6,27 @@ import pyro
 import pytest
 import torch
 
+from evidentia.inference.density.log_density import compile_density
 from evidentia.studies.harness.declare.discovery import discover
 from evidentia.studies.harness.engine.problem import build_problem, load_data
+from evidentia.studies.harness.handlers.arguments import arguments
+
+# Inferences on a posterior as such; their models need not be programs of rows with a guide.
+ON_TARGETS = {"evidence", "sampler_race", "sample", "sbc"}
 
 
-def built(response):
-    """One point for each (data, model) that the studies name, with or without a response to explain."""
+def built(response=None):
+    """One point for each (data, model) that the studies name, with or without a response to explain.
+
+    None: those whose posterior is the subject.
+    """
     found = {}
     for name, source in discover(plugins=False).items():
         module = importlib.import_module(source.module)
         for point in module.study(module.Config()).points():
-            if point.model is not None and (load_data(point.data).y is not None) == response:
+            if point.model is None or (point.inference.key in ON_TARGETS) != (response is None):
+                continue
+            if response is None or (load_data(point.data).y is not None) == response:
                 found.setdefault((name, point.data.label, point.model.label), point)
     return [pytest.param(point, id=" ".join(key)) for key, point in found.items()]
 
@@ -60,3 +70,32 @@ def test_rows_without_a_response_are_one_observed_site_and_the_guide_has_every_l
     assert torch.equal(trace.nodes["obs"]["value"], data.x)
     assert [frame.name for frame in trace.nodes["obs"]["cond_indep_stack"]] == ["data"]
     assert torch.isfinite(trace.log_prob_sum())
+
+
+@pytest.mark.parametrize("point", built())
+def test_a_target_is_recorded_and_its_density_is_that_of_the_program(point):
+    data = load_data(point.data)
+    problem = build_problem(point, data)
+    args = arguments(data)
+    if point.inference.key == "sbc":  # it draws its data itself
+        args = (*args, problem.model(*args))
+    density = compile_density(problem.model, *args, num_chains=3, dtype=torch.float64)
+    assert density.level == "fx-vmap"
+    position = torch.tensor([[0.1], [-0.2], [0.3]], dtype=torch.float64).expand(3, density.dim).contiguous()
+    values = density.unpack(position[:1])
+    program = pyro.poutine.condition(problem.model, {name: value[0] for name, value in values.items()})
+    with pyro.validation_enabled(False):
+        trace = pyro.poutine.trace(program).get_trace(*args)
+    jacobian = sum(
+        site.transform.log_abs_det_jacobian(part, value[0]).sum()
+        for site, part, value in zip(
+            density.sites,
+            position[0].split([site.size for site in density.sites]),
+            values.values(),
+            strict=True,
+        )
+    )
+    found = density.evaluate(position)
+    assert torch.isfinite(found.log_density).all()
+    assert torch.isfinite(found.gradient).all()
+    torch.testing.assert_close(found.log_density[0], trace.log_prob_sum() + jacobian)
