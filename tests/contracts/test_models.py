@@ -76,14 +76,14 @@ def test_rows_without_a_response_are_one_observed_site_and_the_guide_has_every_l
 def test_a_target_is_recorded_and_its_density_is_that_of_the_program(point):
     data = load_data(point.data)
     problem = build_problem(point, data)
-    args = arguments(data)
+    model, args = problem.model, arguments(data)
     if point.inference.key == "sbc":  # it draws its data itself
-        args = (*args, problem.model(*args))
-    density = compile_density(problem.model, *args, num_chains=3, dtype=torch.float64)
+        model, args = model.model, (*model.args, model.simulator(*model.args))
+    density = compile_density(model, *args, num_chains=3, dtype=torch.float64)
     assert density.level == "fx-vmap"
     position = torch.tensor([[0.1], [-0.2], [0.3]], dtype=torch.float64).expand(3, density.dim).contiguous()
     values = density.unpack(position[:1])
-    program = pyro.poutine.condition(problem.model, {name: value[0] for name, value in values.items()})
+    program = pyro.poutine.condition(model, {name: value[0] for name, value in values.items()})
     with pyro.validation_enabled(False):
         trace = pyro.poutine.trace(program).get_trace(*args)
     jacobian = sum(
