@@ -255,16 +255,17 @@ def farthest(draws: Draws, reference: Mapping[str, Moments]) -> dict[str, Any]:
 
 
 def _error(value: Tensor) -> Tensor:
-    """The standard error of the mean of (chain, draw, …)."""
-    import arviz as az
+    """The standard error of the mean of (chain, draw, …); NaN for runs too short to have one."""
     import torch
 
-    chains = value.shape[0]
+    from evidentia.inference.evidence.effective_size import effective_size
+
+    chains, draws = value.shape[:2]
     if chains >= MANY:
         return value.mean(1).std(0) / chains**0.5
-    flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(-1)
-    rows = [float(az.mcse(flat[..., index].numpy())) for index in range(flat.shape[-1])]
-    return torch.tensor(rows, dtype=value.dtype).reshape(value.shape[2:])
+    if draws < 8:
+        return torch.full(value.shape[2:], torch.nan, dtype=value.dtype)
+    return value.flatten(0, 1).std(0) / effective_size(value).to(value.dtype).sqrt()
 
 
 def path_table(draws: Draws, site: str) -> pd.DataFrame:
