@@ -64,7 +64,7 @@ def build(graph: GraphModule, backend: Backend, example: Sequence[Tensor]) -> Ru
         Ansel, Yang, He et al., 2024, PyTorch 2: Faster machine learning through dynamic Python bytecode
         transformation and graph compilation.
     """
-    faster_products(contract_sums(graph))
+    faster_products(contract_sums(graph), onednn=backend != "inductor")
     if backend == "inductor":
         try:
             return _inductor(simplify(graph, bindings=False), example)

@@ -17,17 +17,17 @@ _MUCH = 10_000_000  # multiplications from which oneDNN is faster than torch's o
 _FEW = 8_192  # results below which a call of oneDNN costs more than it saves
 
 
-def faster_products(graph: GraphModule) -> GraphModule:
+def faster_products(graph: GraphModule, *, onednn: bool = True) -> GraphModule:
     r"""Replace products and hyperbolic tangents on the CPU in single precision by faster equals.
 
     A narrow result is computed transposed, \(AB = (B^\top A^\top)^\top\), which takes a third of the time or
     less. A tangent of a linear layer, \(\tanh(x W^\top + b)\), is one call of oneDNN, whose tangent has an
     error of 0.65 units in the last place (that of torch 0.5) and takes a quarter of the time. It also does
-    large products. Which rule
-    applies depends on shapes alone, so that equal graphs give equal bits.
+    large products. Which rule applies depends on shapes alone, so that equal graphs give equal bits.
 
     Args:
         graph: what `capture` returned; it is changed.
+        onednn: whether its operators may be used; inductor cannot compile them.
 
     Returns:
         The same module; it is not recompiled.
@@ -44,11 +44,11 @@ def faster_products(graph: GraphModule) -> GraphModule:
     """
     nodes = graph.graph
     for node in list(nodes.nodes):
-        if node.target is _aten.tanh.default:
+        if onednn and node.target is _aten.tanh.default:
             _linear_tanh(nodes, node)
     for node in list(nodes.nodes):
         product = node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs
-        if product and not _narrow(nodes, node):
+        if product and not _narrow(nodes, node) and onednn:
             _large(nodes, node)
     return graph
 

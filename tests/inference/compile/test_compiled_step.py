@@ -1,6 +1,7 @@
 """A recorded step gives the eager losses and gradients, and says so where it cannot."""
 
 import random
+import shutil
 import warnings
 
 import pyro
@@ -130,6 +131,23 @@ def test_inductor_gives_eager_losses_too(name):
     for one, two in zip(replayed[2], eager[2], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     assert torch.equal(replayed[3], eager[3])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
+def test_inductor_compiles_a_layer_with_a_tangent_and_takes_slices():
+    weight, bias, x = torch.randn(200, 64), torch.randn(200), torch.randn(128, 64)
+    wide = torch.randn(128, 128)
+
+    def layer():
+        return (torch.tanh(torch.nn.functional.linear(x, weight, bias)).sum(0),)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a replay in its place would warn
+        run = build(capture(layer, [x, weight, bias]), "inductor", [x, weight, bias])
+    for given in (x, wide[:, :64], wide.T[:, ::2]):
+        expected = torch.tanh(torch.nn.functional.linear(given, weight, bias)).sum(0)
+        torch.testing.assert_close(run(given, weight, bias)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_inductor_without_a_compiler_says_so_and_replays(monkeypatch):
