@@ -226,7 +226,7 @@ def _blame(
             if not bool(torch.as_tensor(value).isfinite().all()):
                 return f"site {name!r}"
     except (RuntimeError, ValueError):
-        pass
+        pass  # the run itself failed: the last site it reached is the one to name
     return joint.last
 
 
