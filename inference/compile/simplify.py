@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from evidentia.inference.compile.memory import Memory
+from evidentia.inference.compile.purity import is_pure
 from evidentia.inference.compile.rewrite import drop_idle, fold_uniform, merge_equal, narrow, reuse_memory
 
 __all__ = ["simplify"]
@@ -90,7 +91,7 @@ def simplify(graph: GraphModule, *, bindings: bool = True) -> GraphModule:
     _sweep(graph)
     drop_idle(nodes)
     narrow(nodes)
-    merge_equal(nodes, _pure)
+    merge_equal(nodes, is_pure)
     drop_idle(nodes)
     _sweep(graph)
     if bindings:
@@ -107,7 +108,7 @@ def _sweep(graph: GraphModule) -> None:
     """Erase what computes and has no reader."""
     for node in reversed(list(graph.graph.nodes)):
         unused = not node.users and node.op not in ("placeholder", "output")
-        if unused and (node.op == "get_attr" or _pure(node)):
+        if unused and (node.op == "get_attr" or is_pure(node)):
             graph.graph.erase_node(node)
 
 
@@ -121,15 +122,6 @@ def _literal(graph: GraphModule, value: torch.Tensor, before: Node) -> Node:
         return graph.graph.get_attr(f"_literal{position}")
 
 
-def _pure(node: Node) -> bool:
-    """Whether a node only computes: no write, no draw."""
-    if node.op != "call_function":
-        return False
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return True  # getitem on a tuple of results
-    return not node.target._schema.is_mutable and (torch.Tag.nondeterministic_seeded not in node.target.tags)
-
-
 def _fold(graph: GraphModule) -> dict[Node, torch.Tensor]:
     """Compute what depends on literals alone. Tensors kept by reference are not literals: they may change.
 
@@ -140,7 +132,7 @@ def _fold(graph: GraphModule) -> dict[Node, torch.Tensor]:
     written = {node for node, root in memory.root.items() if root in memory.last_write}
     values: dict[Node, Any] = {}
     for node in list(graph.graph.nodes):
-        if not _pure(node) or node in written:
+        if not is_pure(node) or node in written:
             continue
         if node.target is _aten.lift_fresh_copy.default:
             source = node.args[0]
